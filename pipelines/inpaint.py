@@ -1,0 +1,518 @@
+"""Inpaint one video or a catalog of videos.
+
+Reads videos with a mask or boxes each, and a generator's checkpoint. Writes the completed videos, a manifest.parquet
+with a row for every video, and records from which the same command goes on after an interruption.
+
+    python -m pipelines.inpaint inpaint.video=film.mp4 inpaint.mask=logo.png inpaint.output=out inpaint.checkpoint=sttn.pth
+    python -m pipelines.inpaint inpaint.catalog=catalog.csv inpaint.output=out inpaint.checkpoint=sttn.pth
+
+Exit status: 0 all videos are done, 1 some failed (the manifest says why), 2 the request is wrong.
+"""
+
+import logging
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import cv2
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+import torch
+from pathlib import Path
+
+from sttn_ray import cluster
+from sttn_ray.catalog.items import Item, read_catalog, single_item
+from sttn_ray.catalog.plan import Plan, Settings, input_stats, plan_video
+from sttn_ray.catalog.publish import (
+    outcome_for_touched_inputs,
+    outcome_if_current,
+    publish_copy,
+    publish_if_complete,
+)
+from sttn_ray.catalog.records import ItemDir, claim_output
+from sttn_ray.completion.compositing import paste_samples
+from sttn_ray.completion.engine import Engine, SourceFrame, fastest_precision
+from sttn_ray.completion.prefetch import prefetched
+from sttn_ray.completion.schedule import Schedule
+from sttn_ray.config import Experiment, exit_with_faults, parse_command_line
+from sttn_ray.errors import ConfigError, SttnError
+from sttn_ray.masks.hole import Hole, make_holes
+from sttn_ray.masks.read import read_masks
+from sttn_ray.model.generator import Generator
+from sttn_ray.model.weights import load_generator
+from sttn_ray.storage import published, require_local
+from sttn_ray.video.color import ColorFormat, color_format, frame_planes
+from sttn_ray.video.decode import decode_range
+from sttn_ray.video.encode import encode_segment
+from sttn_ray.video.index import file_sha256
+
+from .progress import Progress, ProgressLine
+
+log = logging.getLogger(__name__)
+
+SECTIONS = ("run", "inpaint", "encode")
+PREFETCHED_FRAMES = 8
+# Frames between two messages about progress: they cost nothing beside a frame's work.
+FRAMES_PER_MESSAGE = 5
+
+Row = dict[str, Any]
+
+MANIFEST = pa.schema(
+    [
+        ("video", pa.string()),
+        ("mask", pa.string()),
+        ("boxes", pa.string()),
+        ("output", pa.string()),
+        ("status", pa.string()),
+        ("step", pa.string()),
+        ("error", pa.string()),
+        ("reason", pa.string()),
+        ("is_unexpected", pa.bool_()),
+        ("frames", pa.int64()),
+        ("width", pa.int64()),
+        ("height", pa.int64()),
+        ("hole_share", pa.float64()),
+        ("seconds", pa.float64()),
+        ("num_bytes", pa.int64()),
+        ("sha256", pa.string()),
+        ("notes", pa.list_(pa.string())),
+    ]
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("ray").setLevel(logging.WARNING)
+    experiment = parse_command_line(__doc__, SECTIONS, argv)
+    try:
+        return run(experiment)
+    except SttnError as error:
+        exit_with_faults(error)
+
+
+def run(experiment: Experiment) -> int:
+    """Do what an experiment's `inpaint` section asks for; returns the exit status.
+
+    Raises:
+        SttnError: the request itself is wrong; nothing was done.
+    """
+    start = time.monotonic()
+    options = experiment.inpaint
+    items = _requested_items(experiment)
+    generator = load_generator(options.checkpoint or "")
+    cluster.connect()
+    settings = _settings(experiment, cluster.choose_device(experiment.run.device))
+    num_actors = cluster.choose_num_actors(
+        experiment.run.num_actors, settings.device, experiment.run.actor_cpus
+    )
+    output_dir = os.path.abspath(options.output or "")
+    claim_output(output_dir, settings)
+    config = generator.config
+    log.info(
+        "%d video%s, network %d channels x %d blocks at %dx%d, on %s in %s, %d process%s of %d threads",
+        len(items),
+        "s"[: len(items) != 1],
+        config.channels,
+        config.num_blocks,
+        config.width,
+        config.height,
+        settings.device,
+        settings.precision,
+        num_actors,
+        "es"[: 2 * (num_actors != 1)],
+        experiment.run.actor_cpus,
+    )
+    progress = Progress.remote()  # type: ignore[attr-defined]
+    rows = _build(
+        items,
+        settings,
+        output_dir,
+        generator,
+        num_actors=num_actors,
+        actor_cpus=experiment.run.actor_cpus,
+        progress=progress,
+    )
+    outcomes: dict[int, Row] = {}
+    with ProgressLine(progress, num_videos=len(items), interval_s=experiment.run.log_interval_s):
+        for row in rows.iter_rows():
+            # A segment's failure is the video's; a later segment's success does not change that.
+            if row["status"] != "segment" and outcomes.get(row["item"], {}).get("status") != "failed":
+                outcomes[row["item"]] = row
+    records = [_manifest_row(item, outcomes.get(n), output_dir) for n, item in enumerate(items)]
+    manifest = Path(output_dir) / "manifest.parquet"
+    with published(manifest) as temporary:
+        pq.write_table(pa.Table.from_pylist(records, MANIFEST), temporary)
+    return _report(records, manifest, time.monotonic() - start)
+
+
+def _requested_items(experiment: Experiment) -> list[Item]:
+    options = experiment.inpaint
+    faults = []
+    if bool(options.video) == bool(options.catalog):
+        faults.append("inpaint: give inpaint.video or inpaint.catalog" + ", not both" * bool(options.video))
+    if options.video and bool(options.mask) == bool(options.boxes):
+        faults.append("inpaint: give inpaint.mask or inpaint.boxes" + ", not both" * bool(options.mask))
+    if options.catalog and (options.mask or options.boxes):
+        faults.append("inpaint: with a catalog, masks and boxes stand in its rows")
+    for name in ("output", "checkpoint"):
+        if not getattr(options, name):
+            faults.append(f"inpaint.{name}: is missing")
+    if options.feather_px > options.dilation_px:
+        faults.append(
+            f"inpaint.feather_px={options.feather_px}: is more than inpaint.dilation_px={options.dilation_px}, in which it lies"
+        )
+    if faults:
+        raise ConfigError("\n".join(faults))
+    require_local(
+        inpaint__video=options.video,
+        inpaint__mask=options.mask,
+        inpaint__catalog=options.catalog,
+        inpaint__output=options.output,
+        inpaint__checkpoint=options.checkpoint,
+    )
+    if options.catalog:
+        return read_catalog(options.catalog)
+    return single_item(options.video or "", options.mask, options.boxes)
+
+
+def _settings(experiment: Experiment, device: str) -> Settings:
+    options, encode = experiment.inpaint, experiment.encode
+    precision = options.precision
+    return Settings(
+        checkpoint_sha256=file_sha256(options.checkpoint or ""),
+        device=device,
+        precision=fastest_precision(device) if precision == "auto" else precision,
+        schedule=Schedule(
+            num_references=None if options.references == "all" else options.num_references
+        ),
+        segment_frames=options.segment_frames,
+        dilation_px=options.dilation_px,
+        feather_px=options.feather_px,
+        require_hole=options.require_hole,
+        codec=encode.codec,
+        crf=encode.crf,
+        preset=encode.preset,
+        encoder_threads=encode.threads,
+    )
+
+
+def _build(
+    items: Sequence[Item],
+    settings: Settings,
+    output_dir: str,
+    generator: Generator,
+    *,
+    num_actors: int,
+    actor_cpus: int,
+    progress: ray.actor.ActorHandle,
+) -> ray.data.Dataset:
+    """The chain of operators; its rows are segments and, where a video ends, the video's outcome."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False  # ours counts frames, Ray's counts blocks
+    context.print_on_execution_start = False
+    rows = [{"item": n, **item.as_dict()} for n, item in enumerate(items)]
+    return (
+        ray.data.from_items(rows, override_num_blocks=len(rows))
+        # 1. Plan each video (1:N): its index, its masks, its segments still to do. One CPU: one demuxer.
+        .flat_map(make_plan_fn(settings, output_dir, progress), num_cpus=1)
+        # 2. One row a block, so that the segments of one film spread over all processes.
+        .repartition(target_num_rows_per_block=1)
+        # 3. Complete each segment (1:1). A fixed pool: each process holds the network, and loads it once.
+        .map(
+            Completer,
+            fn_constructor_kwargs={
+                "generator": ray.put(generator),
+                "settings": settings,
+                "output_dir": output_dir,
+                "threads": actor_cpus,
+                "progress": progress,
+            },
+            compute=ray.data.ActorPoolStrategy(size=num_actors),
+            num_cpus=actor_cpus,
+            num_gpus=1 if settings.device == "cuda" else None,
+        )
+        # 4. Encode each segment, and publish the video after its last one (1:1). One CPU: decoding, blending and
+        #    encoding share it.
+        .map(make_encode_fn(settings, output_dir, progress), num_cpus=max(1, settings.encoder_threads))
+    )
+
+
+def make_plan_fn(
+    settings: Settings, output_dir: str, progress: ray.actor.ActorHandle
+) -> Callable[[Row], list[Row]]:
+    """Rows of `Item` columns to rows of segments.
+
+    Adds item, output_name, segment, frames, status ("todo", or an outcome's), step, error, reason.
+    """
+
+    def plan(row: Row) -> list[Row]:
+        number = row.pop("item")
+        item = Item(**row)
+        base = {"item": number, "output_name": item.output, "segment": -1, "frames": 0}
+        try:
+            todo, outcome = _plan_item(item, settings, output_dir)
+        except Exception as error:  # the one boundary of this operator
+            outcome = failure("plan", error)
+            if item.fault is None:
+                ItemDir(output_dir, item.output).write_outcome(outcome)
+        if outcome is not None:
+            progress.add.remote(outcome["status"])
+            return [base | _blank() | _short(outcome)]
+        progress.add.remote("planned", sum(frames for _, frames in todo))
+        return [base | _blank() | {"segment": n, "frames": frames} for n, frames in todo]
+
+    return plan
+
+
+def _plan_item(
+    item: Item, settings: Settings, output_dir: str
+) -> tuple[list[tuple[int, int]], Row | None]:
+    """Numbers and frames of the segments to do, or the outcome of a video that needs none."""
+    if item.fault is not None:
+        raise ConfigError(item.fault)
+    item_dir = ItemDir(output_dir, item.output)
+    inputs = input_stats(item)
+    if outcome := outcome_if_current(item_dir, inputs, settings.hash()):
+        return [], outcome
+    plan = item_dir.read_plan()
+    if plan is None or plan.inputs != inputs or plan.settings_hash != settings.hash():
+        plan = plan_video(item, settings)
+        if outcome := outcome_for_touched_inputs(item_dir, plan):
+            return [], outcome
+        item_dir.write_plan(plan)
+    item_dir.clear_outcome()
+    if not plan.has_hole:
+        return [], publish_copy(item_dir, plan)
+    todo = [
+        (n, stop - start)
+        for n, (start, stop) in enumerate(plan.segments)
+        if item_dir.read_segment(n, plan.plan_hash) is None
+    ]
+    return (todo, None) if todo else ([], publish_if_complete(item_dir, plan))
+
+
+class Completer:
+    """A network that completes segments.
+
+    Reads output_name, segment; adds samples, a list with the packed prediction of each frame, and seconds.
+    """
+
+    def __init__(
+        self,
+        generator: ray.ObjectRef,
+        settings: Settings,
+        output_dir: str,
+        threads: int,
+        progress: ray.actor.ActorHandle,
+    ) -> None:
+        # Ray gives a process one math thread for a fraction of a CPU up to one; the number counts here.
+        torch.set_num_threads(threads)
+        cv2.setNumThreads(1)
+        self._engine = Engine(
+            ray.get(generator),
+            device=settings.device,
+            precision=settings.precision,
+            schedule=settings.schedule,
+        )
+        self._settings, self._output_dir, self._progress = settings, output_dir, progress
+
+    def __call__(self, row: Row) -> Row:
+        if row["status"] != "todo":
+            return row
+        item_dir = ItemDir(self._output_dir, row["output_name"])
+        start_s = time.monotonic()
+        try:
+            if _has_failed(item_dir):
+                return row | {"status": "segment"}
+            plan = item_dir.read_plan()
+            if plan is None:  # published by another driver meanwhile
+                return row | {"status": "segment"}
+            samples = list(self._complete(plan, row["segment"]))
+        except Exception as error:  # the one boundary of this operator
+            return row | _fail(item_dir, "complete", error, self._progress)
+        return row | {"samples": samples, "seconds": time.monotonic() - start_s}
+
+    def _complete(self, plan: Plan, segment: int) -> Iterator[bytes]:
+        start, stop = plan.segments[segment]
+        if not plan.hole_frames[segment]:
+            self._progress.add.remote("completed", stop - start)
+            yield from [b""] * (stop - start)
+            return
+        index = plan.index
+        color = color_format(index.pix_fmt, index.color[0], index.color[1])
+        first, last = self._engine.read_range(start, stop, index.num_frames)
+        frames = prefetched(
+            _source_frames(plan, self._settings, color, first, last), PREFETCHED_FRAMES
+        )
+        unsent = 0
+        for completed in self._engine.complete(
+            frames, start=start, stop=stop, num_frames=index.num_frames, color=color
+        ):
+            unsent += 1
+            if unsent == FRAMES_PER_MESSAGE or completed.number == stop - 1:
+                self._progress.add.remote("completed", unsent)
+                unsent = 0
+            yield completed.samples
+
+
+def make_encode_fn(
+    settings: Settings, output_dir: str, progress: ray.actor.ActorHandle
+) -> Callable[[Row], Row]:
+    """Rows of completed segments to rows of recorded ones; drops samples.
+
+    The task that records a video's last segment publishes the video, and its row carries the outcome.
+    """
+
+    def encode(row: Row) -> Row:
+        samples = row.pop("samples")
+        if row["status"] != "todo":
+            return row
+        item_dir = ItemDir(output_dir, row["output_name"])
+        step = "encode"
+        try:
+            plan = item_dir.read_plan()
+            if plan is None or _has_failed(item_dir):
+                return row | {"status": "segment"}
+            _encode(item_dir, plan, row["segment"], samples, row["seconds"], settings)
+            progress.add.remote("encoded", row["frames"])
+            step = "publish"
+            outcome = publish_if_complete(item_dir, plan)
+        except Exception as error:  # the one boundary of this operator
+            return row | _fail(item_dir, step, error, progress)
+        if outcome is None:
+            return row | {"status": "segment"}
+        progress.add.remote(outcome["status"])
+        return row | _short(outcome)
+
+    return encode
+
+
+def _encode(
+    item_dir: ItemDir, plan: Plan, segment: int, samples: Sequence[bytes], seconds: float, settings: Settings
+) -> None:
+    start_s = time.monotonic()
+    start, stop = plan.segments[segment]
+    index = plan.index
+    color = color_format(index.pix_fmt, index.color[0], index.color[1])
+    holes = _holes(plan, settings, color, start, stop)
+
+    def blended() -> Iterator[Any]:
+        frames = decode_range(index, start, stop)
+        for frame, hole, packed in zip(frames, holes, samples, strict=True):
+            if packed:
+                frame.make_writable()
+                paste_samples(frame_planes(frame, color), packed, hole, color)
+            yield frame
+
+    with published(item_dir.segment_path(segment)) as temporary:
+        encoded = encode_segment(temporary, blended(), index.pts[start:stop], index, plan.encoder)
+    item_dir.write_segment(
+        segment,
+        {
+            "plan_hash": plan.plan_hash,
+            "num_frames": encoded.num_frames,
+            "num_bytes": encoded.num_bytes,
+            "sha256": encoded.sha256,
+            "extradata_sha256": encoded.extradata_sha256,
+            "seconds": seconds + time.monotonic() - start_s,
+        },
+    )
+
+
+def _source_frames(
+    plan: Plan, settings: Settings, color: ColorFormat, start: int, stop: int
+) -> Iterator[SourceFrame]:
+    holes = _holes(plan, settings, color, start, stop)
+    frames = decode_range(plan.index, start, stop)
+    for number, (frame, hole) in enumerate(zip(frames, holes, strict=True), start):
+        yield SourceFrame(number, frame_planes(frame, color), hole)
+
+
+def _holes(plan: Plan, settings: Settings, color: ColorFormat, start: int, stop: int) -> Iterator[Hole]:
+    return make_holes(
+        read_masks(plan.mask, plan.index, start, stop),
+        dilation_px=settings.dilation_px,
+        feather_px=settings.feather_px,
+        chroma_step=color.chroma_step,
+    )
+
+
+def failure(step: str, error: Exception) -> Row:
+    """An outcome of class, message and, where the error is not one of ours, its traceback."""
+    is_unexpected = not isinstance(error, SttnError)
+    reason = str(error) or type(error).__name__
+    if is_unexpected:
+        reason += "\n" + "".join(traceback.format_exception(error))
+    return {
+        "status": "failed",
+        "step": step,
+        "error": type(error).__name__,
+        "reason": reason,
+        "is_unexpected": is_unexpected,
+    }
+
+
+def _fail(item_dir: ItemDir, step: str, error: Exception, progress: ray.actor.ActorHandle) -> Row:
+    outcome = failure(step, error)
+    if not _has_failed(item_dir):
+        item_dir.write_outcome(outcome)
+        progress.add.remote("failed")
+    return _short(outcome)
+
+
+def _has_failed(item_dir: ItemDir) -> bool:
+    outcome = item_dir.read_outcome()
+    return outcome is not None and outcome["status"] == "failed"
+
+
+def _blank() -> Row:
+    return {
+        "status": "todo",
+        "step": "",
+        "error": "",
+        "reason": "",
+        "is_unexpected": False,
+        "samples": [b""],
+        "seconds": 0.0,
+    }
+
+
+def _short(outcome: Row) -> Row:
+    """The part of an outcome that travels to the driver."""
+    return {k: outcome[k] for k in ("status", "step", "error", "reason", "is_unexpected") if k in outcome}
+
+
+def _manifest_row(item: Item, row: Row | None, output_dir: str) -> Row:
+    base = {"video": item.video, "mask": item.mask, "boxes": item.boxes, "is_unexpected": False}
+    if row is None:
+        return base | failure("publish", RuntimeError("its segments ended without an outcome"))
+    if row["status"] == "failed":
+        return base | _short(row)
+    outcome = ItemDir(output_dir, item.output).read_outcome()
+    return base | {k: v for k, v in (outcome or {}).items() if k in MANIFEST.names}
+
+
+def _report(records: Sequence[Row], manifest: Path, seconds: float) -> int:
+    done = [r for r in records if r["status"] == "done"]
+    failed = [r for r in records if r["status"] == "failed"]
+    copied = len(records) - len(done) - len(failed)
+    for record in failed:
+        log.error("failed at %s: %s", record["step"], record["reason"])
+    log.info(
+        "%d done (%d frames), %d copied without a hole, %d failed, in %.0f s; manifest: %s",
+        len(done),
+        sum(r["frames"] for r in done),
+        copied,
+        len(failed),
+        seconds,
+        manifest,
+    )
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,234 @@
+"""The plan of one video: everything its segments need to know, found before any of them runs."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+import torch
+
+import sttn_ray
+from sttn_ray.catalog.items import Item
+from sttn_ray.completion.schedule import Schedule
+from sttn_ray.errors import MaskError, VideoError
+from sttn_ray.masks.hole import make_holes
+from sttn_ray.masks.read import MaskSource, boxes_source, check_fit, mask_source, read_masks
+from sttn_ray.video.assemble import Container, choose_container
+from sttn_ray.video.color import color_format
+from sttn_ray.video.encode import EncoderSettings, check_encoder
+from sttn_ray.video.index import VideoIndex, index_video
+
+# To be raised when completion or compositing gives other results for the same settings.
+SCHEDULE_VERSION = 1
+INVERTED_SHARE = 0.8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything that changes results, and nothing that does not: the same settings give the same bytes.
+
+    `device` is the kind of device ("cpu", "cuda", "mps"); `checkpoint_sha256` identifies the network.
+    """
+
+    checkpoint_sha256: str
+    device: str
+    precision: str
+    schedule: Schedule
+    segment_frames: int
+    dilation_px: int
+    feather_px: int
+    require_hole: bool
+    codec: str
+    crf: int
+    preset: str
+    encoder_threads: int
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "schedule": asdict(self.schedule)}
+
+    def hash(self) -> str:
+        """Of the fingerprint."""
+        return _hash(self.fingerprint())
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The settings and the versions of what computes and encodes."""
+        return {
+            **self.as_dict(),
+            "schedule_version": SCHEDULE_VERSION,
+            "versions": {
+                "sttn_ray": sttn_ray.__version__,
+                "torch": torch.__version__,
+                "av": av.__version__,
+                "ffmpeg": av.ffmpeg_version_info,
+                "numpy": np.__version__,
+                "opencv": cv2.__version__,
+            },
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is done with one video.
+
+    Attributes:
+        output: relative path of the output, with its suffix.
+        index, mask, container, encoder: as found.
+        segments: start and stop frame of each.
+        hole_frames: frames with a hole, per segment.
+        hole_share: mean share of the picture that is hole, over all frames.
+        notes: what the user should know though it is no error.
+        inputs: from `input_stats`, before anything was read.
+        settings_hash: of the settings.
+        plan_hash: of the source's and the mask's content, the output's name and the settings.
+    """
+
+    output: str
+    index: VideoIndex
+    mask: MaskSource
+    container: Container
+    encoder: EncoderSettings
+    segments: tuple[tuple[int, int], ...]
+    hole_frames: tuple[int, ...]
+    hole_share: float
+    notes: tuple[str, ...]
+    inputs: list[Any]
+    settings_hash: str
+    plan_hash: str
+
+    @property
+    def has_hole(self) -> bool:
+        return any(self.hole_frames)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            **asdict(self),
+            "index": self.index.as_dict(),
+            "mask": self.mask.as_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "Plan":
+        container = {**data["container"]}
+        return cls(
+            **{
+                **data,
+                "index": VideoIndex.from_dict(data["index"]),
+                "mask": MaskSource.from_dict(data["mask"]),
+                "container": Container(
+                    **{
+                        **container,
+                        "copied": tuple(container["copied"]),
+                        "dropped": tuple(container["dropped"]),
+                    }
+                ),
+                "encoder": EncoderSettings(**data["encoder"]),
+                "segments": tuple((start, stop) for start, stop in data["segments"]),
+                "hole_frames": tuple(data["hole_frames"]),
+                "notes": tuple(data["notes"]),
+            }
+        )
+
+
+def plan_video(item: Item, settings: Settings) -> Plan:
+    """Read a video's index and all its masks, and decide how it is done.
+
+    Raises:
+        VideoError, MaskError: it cannot be done; the message says why.
+    """
+    inputs = input_stats(item)
+    source = boxes_source(item.boxes) if item.boxes else mask_source(item.mask or "")
+    index = index_video(item.video)
+    color = color_format(index.pix_fmt, index.color[0], index.color[1])
+    encoder = EncoderSettings.for_video(
+        index,
+        codec=settings.codec,
+        crf=settings.crf,
+        preset=settings.preset,
+        threads=settings.encoder_threads,
+    )
+    check_encoder(index, encoder)
+    note = check_fit(source, index)
+    shares = _hole_shares(source, index, settings, color.chroma_step)
+    _check_holes(item, source, shares, settings)
+    container = choose_container(index, encoder)
+    starts = range(0, index.num_frames, settings.segment_frames)
+    segments = tuple((s, min(s + settings.segment_frames, index.num_frames)) for s in starts)
+    identity = {
+        "source": index.sha256,
+        "mask": source.sha256,
+        "output": item.output,
+        "settings": settings.hash(),
+    }
+    notes = [note] if note else []
+    if container.dropped:
+        notes.append(f"streams that no container takes: {'; '.join(container.dropped)}")
+    if index.frames_skipped:
+        notes.append(f"the first {index.frames_skipped} frames of the source do not decode")
+    return Plan(
+        output=item.output + container.suffix,
+        index=index,
+        mask=source,
+        container=container,
+        encoder=encoder,
+        segments=segments,
+        hole_frames=tuple(sum(share > 0 for share in shares[s:e]) for s, e in segments),
+        hole_share=float(np.mean(shares)),
+        notes=tuple(notes),
+        inputs=inputs,
+        settings_hash=settings.hash(),
+        plan_hash=_hash(identity),
+    )
+
+
+def input_stats(item: Item) -> list[Any]:
+    """What tells cheaply that a source or mask was replaced: its files' names, sizes and times of change.
+
+    Raises:
+        VideoError, MaskError: the video or the mask is missing.
+    """
+    stats: list[Any] = [item.boxes]
+    for path, error in ((item.video, VideoError), (item.mask, MaskError)):
+        if path is None:
+            continue
+        if not Path(path).exists():
+            raise error(f"{path}: no such file")
+        files = [Path(path), *sorted(Path(path).iterdir())] if Path(path).is_dir() else [Path(path)]
+        for file in files:
+            stat = file.stat()
+            stats.append([str(file), stat.st_size, stat.st_mtime_ns])
+    return stats
+
+
+def _hash(data: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def _hole_shares(
+    source: MaskSource, index: VideoIndex, settings: Settings, chroma_step: tuple[int, int]
+) -> list[float]:
+    shares = []
+    last, share = None, 0.0
+    for hole in make_holes(
+        read_masks(source, index, 0, index.num_frames),
+        dilation_px=settings.dilation_px,
+        feather_px=0,
+        chroma_step=chroma_step,
+    ):
+        if hole is not last:
+            last, share = hole, float(hole.pixels.mean())
+        shares.append(share)
+    return shares
+
+
+def _check_holes(item: Item, source: MaskSource, shares: list[float], settings: Settings) -> None:
+    if not any(shares) and settings.require_hole:
+        raise MaskError(f"{source.name}: the mask of {item.video} is empty (inpaint.require_hole is set)")
+    if np.mean(shares) > INVERTED_SHARE:
+        raise MaskError(
+            f"{source.name}: the mask covers {np.mean(shares):.0%} of {item.video}: is it inverted? White, or any palette "
+            "index but 0, is what is removed"
+        )

@@ -1,0 +1,101 @@
+"""The last step of a video: its segments become the output, checked and named at once."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from sttn_ray.catalog.plan import Plan
+from sttn_ray.catalog.records import ItemDir, is_file
+from sttn_ray.errors import StorageError
+from sttn_ray.storage import published
+from sttn_ray.video.assemble import join_segments, verify_output
+from sttn_ray.video.index import file_sha256
+
+
+def publish_if_complete(item_dir: ItemDir, plan: Plan) -> dict[str, Any] | None:
+    """Join a video's segments if all are there; returns its outcome, or None while some are missing.
+
+    Two tasks may do this at once: they write the same bytes.
+
+    Raises:
+        VideoError, StorageError: the output is not what it must be; nothing is published.
+    """
+    records = [item_dir.read_segment(n, plan.plan_hash) for n in range(len(plan.segments))]
+    done = [record for record in records if record is not None]
+    if len(done) < len(records):
+        return item_dir.read_outcome()
+    if len({record["extradata_sha256"] for record in done}) > 1:
+        raise StorageError(
+            f"{plan.index.path}: its segments were encoded with different parameter sets and cannot be joined; delete "
+            f"{item_dir.path} and run again"
+        )
+    target = item_dir.output_dir / plan.output
+    try:
+        with published(target) as temporary:
+            segments = [item_dir.segment_path(n) for n in range(len(plan.segments))]
+            starts = [start for start, _ in plan.segments]
+            join_segments(temporary, segments, starts, plan.index, plan.container)
+            verify_output(temporary, plan.index, plan.container)
+    except (StorageError, OSError):
+        # Another task may have published meanwhile and deleted the segments.
+        outcome = item_dir.read_outcome()
+        if outcome is not None and outcome["status"] == "done":
+            return outcome
+        raise
+    seconds = sum(record["seconds"] for record in done)
+    outcome = _outcome(plan, "done", target) | {"seconds": seconds}
+    item_dir.write_outcome(outcome)
+    item_dir.clear_work()
+    return outcome
+
+
+def publish_copy(item_dir: ItemDir, plan: Plan) -> dict[str, Any]:
+    """A video without a hole is copied as a file, in its own container."""
+    target = item_dir.output_dir / Path(plan.output).with_suffix(Path(plan.index.path).suffix)
+    with published(target) as temporary:
+        shutil.copyfile(plan.index.path, temporary)
+    outcome = _outcome(plan, "copied", target)
+    item_dir.write_outcome(outcome)
+    item_dir.clear_work()
+    return outcome
+
+
+def outcome_if_current(item_dir: ItemDir, inputs: list[Any], settings_hash: str) -> dict[str, Any] | None:
+    """A finished video's outcome, if its inputs and settings are those of then and its output is whole."""
+    outcome = item_dir.read_outcome()
+    if outcome is None or outcome["status"] == "failed" or outcome["settings_hash"] != settings_hash:
+        return None
+    if outcome["inputs"] != inputs:
+        return None
+    return outcome if is_file(item_dir.output_dir / outcome["output"], outcome) else None
+
+
+def outcome_for_touched_inputs(item_dir: ItemDir, plan: Plan) -> dict[str, Any] | None:
+    """A finished video's outcome, if its inputs changed their times but not their content."""
+    outcome = item_dir.read_outcome()
+    if outcome is None or outcome["status"] == "failed" or outcome["plan_hash"] != plan.plan_hash:
+        return None
+    if not is_file(item_dir.output_dir / outcome["output"], outcome):
+        return None
+    outcome |= {"inputs": plan.inputs}
+    item_dir.write_outcome(outcome)
+    return outcome
+
+
+def _outcome(plan: Plan, status: str, target: Path) -> dict[str, Any]:
+    width, height = plan.index.displayed_size
+    return {
+        "status": status,
+        "output": str(Path(plan.output).with_suffix(target.suffix)),
+        "frames": plan.index.num_frames,
+        "width": width,
+        "height": height,
+        "hole_share": plan.hole_share,
+        "notes": list(plan.notes),
+        "seconds": 0.0,
+        "num_bytes": target.stat().st_size,
+        "sha256": file_sha256(target),
+        "inputs": plan.inputs,
+        "settings_hash": plan.settings_hash,
+        "plan_hash": plan.plan_hash,
+    }

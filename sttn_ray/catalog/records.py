@@ -1,0 +1,101 @@
+"""What a bulk run leaves behind to go on from: plans, segments and outcomes, each written whole.
+
+    OUTPUT/
+      films/a.mp4                     outputs, by the videos' own names
+      manifest.parquet                one row a video
+      _sttn/run.json                  the settings all outputs here were made with
+      _sttn/items/KEY/plan.json       KEY: from the output's name
+      _sttn/items/KEY/segment-00000.mp4, segment-00000.json
+      _sttn/items/KEY/outcome.json    done, copied or failed
+"""
+
+import hashlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+from sttn_ray.catalog.plan import Plan, Settings
+from sttn_ray.errors import ConfigError
+from sttn_ray.storage import read_record, write_record
+from sttn_ray.video.index import file_sha256
+
+STATE_DIR = "_sttn"
+
+
+class ItemDir:
+    """The records of one video."""
+
+    def __init__(self, output_dir: str | Path, output_name: str) -> None:
+        self.output_dir = Path(output_dir)
+        key = hashlib.sha256(output_name.encode()).hexdigest()[:24]
+        self.path = self.output_dir / STATE_DIR / "items" / key
+
+    def read_plan(self) -> Plan | None:
+        data = read_record(self.path / "plan.json")
+        return None if data is None else Plan.from_dict(data)
+
+    def write_plan(self, plan: Plan) -> None:
+        write_record(self.path / "plan.json", plan.as_dict())
+
+    def read_outcome(self) -> dict[str, Any] | None:
+        return read_record(self.path / "outcome.json")
+
+    def write_outcome(self, outcome: dict[str, Any]) -> None:
+        write_record(self.path / "outcome.json", outcome)
+
+    def clear_outcome(self) -> None:
+        (self.path / "outcome.json").unlink(missing_ok=True)
+
+    def segment_path(self, number: int) -> Path:
+        return self.path / f"segment-{number:05d}.mp4"
+
+    def write_segment(self, number: int, record: dict[str, Any]) -> None:
+        write_record(self.path / f"segment-{number:05d}.json", record)
+
+    def read_segment(self, number: int, plan_hash: str) -> dict[str, Any] | None:
+        """A segment's record if it is of this plan and its file is there, whole and unchanged."""
+        record = read_record(self.path / f"segment-{number:05d}.json")
+        if record is None or record["plan_hash"] != plan_hash:
+            return None
+        return record if is_file(self.segment_path(number), record) else None
+
+    def clear_work(self) -> None:
+        """Delete plan and segments; the outcome stays."""
+        for path in self.path.glob("segment-*"):
+            path.unlink(missing_ok=True)
+        (self.path / "plan.json").unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def is_file(path: Path, record: dict[str, Any]) -> bool:
+    """Whether a file has the size and the sha256 that a record tells."""
+    try:
+        return path.stat().st_size == record["num_bytes"] and file_sha256(path) == record["sha256"]
+    except FileNotFoundError:
+        return False
+
+
+def claim_output(output_dir: str | Path, settings: Settings) -> None:
+    """Write a run's settings to its output, or check that they are those that stand there.
+
+    Raises:
+        ConfigError: the folder holds outputs made with other settings.
+    """
+    path = Path(output_dir) / STATE_DIR / "run.json"
+    ours = settings.fingerprint()
+    theirs = read_record(path)
+    if theirs is None:
+        write_record(path, ours)
+        return
+    differences = [
+        f"{key} was {theirs.get(key)!r}, now {ours.get(key)!r}"
+        for key in sorted({*ours, *theirs})
+        if ours.get(key) != theirs.get(key)
+    ]
+    if differences:
+        raise ConfigError(
+            f"{output_dir}: holds outputs made with other settings ({'; '.join(differences)}); choose another "
+            "inpaint.output, or delete the folder to do all again"
+        )

@@ -1,0 +1,85 @@
+"""Join a Ray cluster, or start a small local one."""
+
+import logging
+import os
+
+import ray
+
+from sttn_ray.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+# Ray Data and Train can wait for each other for ever where there are two logical CPUs.
+MIN_LOCAL_CPUS = 4
+
+
+def connect() -> None:
+    """Join the cluster that RAY_ADDRESS or a running `ray start` names, else start one on this machine.
+
+    A process that is connected already stays so.
+    """
+    # Ray's usage statistics are off unless the user asks for them.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if ray.is_initialized():
+        return
+    try:
+        ray.init(address="auto", log_to_driver=True, logging_level=logging.WARNING)
+    except ConnectionError:
+        cpus = max(MIN_LOCAL_CPUS, os.cpu_count() or 1)
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            dashboard_host="127.0.0.1",
+            logging_level=logging.WARNING,
+        )
+        log.info("started Ray on this machine with %d logical CPUs", cpus)
+    else:
+        log.info("joined the Ray cluster at %s", ray.get_runtime_context().gcs_address)
+
+
+def num_nodes() -> int:
+    """Nodes that are alive."""
+    return sum(node["Alive"] for node in ray.nodes())
+
+
+def choose_device(wanted: str) -> str:
+    """The kind of device that `run.device` means on this cluster: "cuda", "mps" or "cpu".
+
+    Raises:
+        ConfigError: the cluster does not have it.
+    """
+    import torch
+
+    num_gpus = ray.cluster_resources().get("GPU", 0)
+    if wanted == "cuda" and not num_gpus:
+        raise ConfigError(
+            "run.device=cuda: the Ray cluster has no GPU; use run.device=auto, or start Ray on a machine with one"
+        )
+    has_mps = torch.backends.mps.is_available()
+    if wanted == "mps" and not has_mps:
+        raise ConfigError("run.device=mps: this machine has no Metal device; use run.device=auto")
+    if wanted != "auto":
+        return wanted
+    return "cuda" if num_gpus else "mps" if has_mps and num_nodes() == 1 else "cpu"
+
+
+def choose_num_actors(wanted: int | None, device: str, actor_cpus: int) -> int:
+    """How many processes run the network: one a GPU, or as many as the CPUs carry beside two for video.
+
+    Raises:
+        ConfigError: no node can carry one.
+    """
+    most = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+    if actor_cpus > most:
+        raise ConfigError(
+            f"run.actor_cpus={actor_cpus}: no node of the cluster has as many CPUs; the largest has {most}"
+        )
+    if wanted is not None:
+        return wanted
+    resources = ray.cluster_resources()
+    if device == "cuda":
+        return max(1, int(resources["GPU"]))
+    if device == "mps":
+        return 1
+    return max(1, int(resources["CPU"] - 2) // actor_cpus)

@@ -1,0 +1,111 @@
+"""Which parts of the picture the network works on.
+
+A region is a box around some of a window's holes, with context, cut from every frame of the window and scaled to the
+network's size: at source scale where it fits, else by the smallest step of a ladder. Its place depends on the
+window's own holes only, on a coarse grid: a mark that stands still keeps one box, so that its features serve again.
+"""
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Box = tuple[int, int, int, int]  # left, top, right, bottom in source pixels
+
+CONTEXT = 0.125  # of the region's width and height, left free on each side of its holes
+SCALE_STEP = 2**0.5
+GRID_PX = 16  # a region's place, at scale 1
+CELL_PX = 16  # holes are told apart at this resolution
+
+
+class Region(NamedTuple):
+    """A box that the network sees, and the part of it whose holes it fills."""
+
+    box: Box
+    target: Box
+
+
+def find_regions(hole: NDArray[np.bool_], model_size: tuple[int, int]) -> list[Region]:
+    """Cover a hole with regions.
+
+    Args:
+        hole: (height, width), the union of a window's holes.
+        model_size: the network's working width and height.
+
+    Returns:
+        Regions whose targets hold all hole pixels; none where there is no hole.
+    """
+    size = (hole.shape[1], hole.shape[0])
+    targets = _hole_boxes(hole)
+    merged = True
+    while merged:
+        merged = False
+        for i, first in enumerate(targets):
+            for j in range(i + 1, len(targets)):
+                both = _union(first, targets[j])
+                apart = max(_scale(first, size, model_size), _scale(targets[j], size, model_size))
+                if _scale(both, size, model_size) <= apart:
+                    # One region instead of two, at no loss of resolution.
+                    targets[i] = both
+                    del targets[j]
+                    merged = True
+                    break
+            if merged:
+                break
+    return [Region(_place(target, size, model_size), target) for target in targets]
+
+
+def _hole_boxes(hole: NDArray[np.bool_]) -> list[Box]:
+    height, width = hole.shape
+    padded = np.pad(hole, ((0, -height % CELL_PX), (0, -width % CELL_PX)))
+    cells = padded.reshape(
+        padded.shape[0] // CELL_PX, CELL_PX, padded.shape[1] // CELL_PX, CELL_PX
+    ).any((1, 3))
+    _, _, stats, _ = cv2.connectedComponentsWithStats(cells.astype(np.uint8), connectivity=8)
+    boxes = []
+    for left, top, across, down, _ in stats[1:].tolist():
+        box = (left * CELL_PX, top * CELL_PX, (left + across) * CELL_PX, (top + down) * CELL_PX)
+        boxes.append((box[0], box[1], min(box[2], width), min(box[3], height)))
+    return sorted(boxes)
+
+
+def _scale(target: Box, size: tuple[int, int], model_size: tuple[int, int]) -> float:
+    """The smallest step of the ladder at which a target and its context fit, or the whole frame does."""
+    scale = 1.0
+    while not all(
+        min(full, round(working * scale)) == full
+        or extent <= (1 - 2 * CONTEXT) * working * scale
+        for extent, full, working in zip(_extent(target), size, model_size, strict=True)
+    ):
+        scale *= SCALE_STEP
+    return scale
+
+
+def _place(target: Box, size: tuple[int, int], model_size: tuple[int, int]) -> Box:
+    scale = _scale(target, size, model_size)
+    grid = max(2, round(GRID_PX * scale / 2) * 2)
+    spans = []
+    for axis in (0, 1):
+        full = size[axis]
+        # Even, so that crops lie on the chroma grid.
+        length = min(full, round(model_size[axis] * scale / 2) * 2)
+        middle = (target[axis] + target[axis + 2]) / 2
+        start = round((middle - length / 2) / grid) * grid
+        start = min(max(0, start), (full - length) // 2 * 2)
+        spans.append((start, start + length))
+    (left, right), (top, bottom) = spans
+    # An odd frame's last row and column belong to the regions that touch them.
+    return left, top, max(right, _reach(target[2], right, size[0])), max(bottom, _reach(target[3], bottom, size[1]))
+
+
+def _reach(target_end: int, end: int, full: int) -> int:
+    return full if target_end > end else end
+
+
+def _union(a: Box, b: Box) -> Box:
+    return min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])
+
+
+def _extent(box: Box) -> tuple[int, int]:
+    return box[2] - box[0], box[3] - box[1]

@@ -1,0 +1,296 @@
+"""Masks from what people have: one image, a folder or zip of images, a video, or boxes."""
+
+import hashlib
+import io
+import re
+import zipfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from sttn_ray.errors import MaskError, VideoError
+from sttn_ray.masks.boxes import Box, draw_boxes, parse_boxes
+from sttn_ray.video.decode import decode_range
+from sttn_ray.video.index import VideoIndex, file_sha256, index_video
+
+Mask = NDArray[np.bool_]
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
+LOSSY_SUFFIXES = {".jpg", ".jpeg", ".webp"}
+MAX_IMAGE_PIXELS = 100_000_000
+MAX_IMAGE_BYTES = 256 * 2**20
+MAX_OBJECT_ID = 31  # a gray image with no higher value holds object ids, not brightness
+ASPECT_TOLERANCE = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskSource:
+    """Where a video's masks come from.
+
+    Attributes:
+        kind: "image" is one mask for all frames; "images" and "video" hold one a frame; "boxes" are drawn.
+        name: the path, or the boxes' text.
+        files: names inside a folder or zip, in natural order.
+        video: the index of a mask video.
+        boxes: for "boxes".
+        size: width and height of the masks; None for boxes, which fit any picture.
+        sha256: of the content.
+    """
+
+    kind: Literal["image", "images", "video", "boxes"]
+    name: str
+    files: tuple[str, ...] = ()
+    video: VideoIndex | None = None
+    boxes: tuple[Box, ...] = ()
+    size: tuple[int, int] | None = None
+    sha256: str
+
+    @property
+    def num_masks(self) -> int | None:
+        """How many masks there are; None where there is one for every frame by rule."""
+        if self.kind == "video" and self.video is not None:
+            return self.video.num_frames
+        return len(self.files) if self.kind == "images" else None
+
+    def as_dict(self) -> dict[str, Any]:
+        video = self.video.as_dict() if self.video else None
+        return {**asdict(self), "video": video}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "MaskSource":
+        return cls(
+            **{
+                **data,
+                "files": tuple(data["files"]),
+                "video": VideoIndex.from_dict(data["video"]) if data["video"] else None,
+                "boxes": tuple(
+                    Box(**{**b, "extent": tuple(b["extent"]), "is_percent": tuple(b["is_percent"])})
+                    for b in data["boxes"]
+                ),
+                "size": tuple(data["size"]) if data["size"] else None,
+            }
+        )
+
+
+def boxes_source(text: str) -> MaskSource:
+    """Masks from boxes; see `sttn_ray.masks.boxes.SYNTAX`.
+
+    Raises:
+        MaskError: the text is not a list of boxes.
+    """
+    return MaskSource(
+        kind="boxes",
+        name=text,
+        boxes=parse_boxes(text),
+        sha256=hashlib.sha256(text.encode()).hexdigest(),
+    )
+
+
+def mask_source(path: str) -> MaskSource:
+    """Masks from a path: an image, a folder or zip of images, or a video.
+
+    Raises:
+        MaskError: missing, empty, or none of these.
+    """
+    where = Path(path)
+    if not where.exists():
+        raise MaskError(f"{path}: no such mask")
+    if where.is_dir() or where.suffix.lower() == ".zip":
+        return _images_source(path)
+    if where.suffix.lower() in IMAGE_SUFFIXES:
+        size = _image_size(where.read_bytes(), path)
+        return MaskSource(kind="image", name=path, size=size, sha256=file_sha256(path))
+    try:
+        index = index_video(path)
+    except VideoError as error:
+        raise MaskError(
+            f"{path}: as a mask expected an image ({', '.join(sorted(IMAGE_SUFFIXES))}), a folder or .zip of "
+            f"images, or a video; as a video: {error}"
+        ) from error
+    return MaskSource(
+        kind="video", name=path, video=index, size=index.displayed_size, sha256=index.sha256
+    )
+
+
+def check_fit(source: MaskSource, index: VideoIndex) -> str | None:
+    """Check that masks fit a video; returns a note where they will be scaled.
+
+    Raises:
+        MaskError: another number of masks than frames, another aspect ratio, or a box outside the picture.
+    """
+    width, height = index.displayed_size
+    if source.num_masks is not None and source.num_masks != index.num_frames:
+        raise MaskError(
+            f"{source.name}: holds {source.num_masks} masks, its video {index.path} has {index.num_frames} frames; "
+            "give one mask a frame, or a single image for all frames"
+        )
+    for box in source.boxes:
+        left, top, right, bottom = box.pixels(width, height)
+        if left >= right or top >= bottom:
+            raise MaskError(
+                f"{source.name}: a box lies outside the picture of {index.path}, which is {width}x{height} as displayed"
+            )
+    if source.size is None or source.size == (width, height):
+        return None
+    mask_width, mask_height = source.size
+    if abs(mask_width * height / (mask_height * width) - 1) > ASPECT_TOLERANCE:
+        raise MaskError(
+            f"{source.name}: masks are {mask_width}x{mask_height}, the video {index.path} is displayed at "
+            f"{width}x{height}: another aspect ratio; make masks of the video's shape"
+        )
+    return f"mask scaled from {mask_width}x{mask_height} to {width}x{height}"
+
+
+def read_masks(source: MaskSource, index: VideoIndex, start: int, stop: int) -> Iterator[Mask]:
+    """The masks of frames `start` to `stop`, (height, width) as coded, True = hole.
+
+    The same array object comes again where the mask does not change.
+
+    Raises:
+        MaskError: an image or frame cannot be read.
+    """
+    if source.kind == "boxes":
+        yield from _drawn_masks(source, index, start, stop)
+    elif source.kind == "image":
+        mask = _fitted(_read_image(Path(source.name).read_bytes(), source.name), index)
+        for _ in range(start, stop):
+            yield mask
+    elif source.kind == "images":
+        for name, data in _image_files(source, start, stop):
+            yield _fitted(_read_image(data, name), index)
+    else:
+        assert source.video is not None
+        turns = source.video.rotation // 90
+        try:
+            for frame in decode_range(source.video, start, stop):
+                mask = frame.to_ndarray(format="gray") > 127
+                yield _fitted(np.rot90(mask, turns), index)
+        except VideoError as error:
+            raise MaskError(f"mask video {error}") from error
+
+
+def _drawn_masks(source: MaskSource, index: VideoIndex, start: int, stop: int) -> Iterator[Mask]:
+    drawn: dict[tuple[bool, ...], Mask] = {}
+    for time_s in index.times_s()[start:stop]:
+        shown = tuple(box.is_shown_at(time_s) for box in source.boxes)
+        if shown not in drawn:
+            mask = draw_boxes(source.boxes, *index.displayed_size, time_s)
+            drawn[shown] = _fitted(mask, index)
+        yield drawn[shown]
+
+
+def _fitted(mask: Mask, index: VideoIndex) -> Mask:
+    """A mask as displayed, scaled to the video and turned as the video is coded."""
+    width, height = index.displayed_size
+    if mask.shape != (height, width):
+        resized = cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
+        mask = resized > 0
+    return np.ascontiguousarray(np.rot90(mask, -(index.rotation // 90)))
+
+
+def natural_key(name: str) -> list[tuple[int, str]]:
+    """Sorts numbers inside names by value: 2.png before 10.png."""
+    parts = re.split(r"(\d+)", name)
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
+
+
+def _images_source(path: str) -> MaskSource:
+    names = _image_names(path)
+    if not names:
+        raise MaskError(f"{path}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    source = MaskSource(kind="images", name=path, files=tuple(names), sha256="")
+    digest = hashlib.sha256()
+    size = None
+    for name, data in _image_files(source, 0, len(names)):
+        found = _image_size(data, name)
+        if size not in (None, found):
+            raise MaskError(f"{name}: is {found[0]}x{found[1]}, the masks before it {size[0]}x{size[1]}")
+        size = found
+        digest.update(hashlib.sha256(data).digest())
+    return MaskSource(
+        kind="images", name=path, files=source.files, size=size, sha256=digest.hexdigest()
+    )
+
+
+def _image_names(path: str) -> list[str]:
+    if Path(path).is_dir():
+        names = [p.name for p in Path(path).iterdir() if p.is_file()]
+    else:
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = [info.filename for info in archive.infolist() if not info.is_dir()]
+        except zipfile.BadZipFile as error:
+            raise MaskError(f"{path}: is not a zip file ({error})") from error
+    images = [
+        name
+        for name in names
+        if Path(name).suffix.lower() in IMAGE_SUFFIXES
+        and not Path(name).name.startswith(".")
+        and not name.startswith("__MACOSX")
+    ]
+    return sorted(images, key=natural_key)
+
+
+def _image_files(source: MaskSource, start: int, stop: int) -> Iterator[tuple[str, bytes]]:
+    """Name and bytes of images; zip members are read in memory, never unpacked to a path."""
+    if Path(source.name).is_dir():
+        for name in source.files[start:stop]:
+            file = Path(source.name) / name
+            yield str(file), file.read_bytes()
+        return
+    with zipfile.ZipFile(source.name) as archive:
+        for name in source.files[start:stop]:
+            label = f"{source.name}:{name}"
+            if archive.getinfo(name).file_size > MAX_IMAGE_BYTES:
+                raise MaskError(f"{label}: claims more than {MAX_IMAGE_BYTES} bytes; not read")
+            try:
+                yield label, archive.read(name)
+            except (RuntimeError, zipfile.BadZipFile) as error:  # encrypted, or damaged
+                raise MaskError(f"{label}: cannot be read ({error})") from error
+
+
+def _open_image(data: bytes, name: str) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(data))
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        raise MaskError(f"{name}: cannot be read as an image ({error})") from error
+    if image.width * image.height > MAX_IMAGE_PIXELS:
+        raise MaskError(f"{name}: is {image.width}x{image.height}, more than {MAX_IMAGE_PIXELS} pixels")
+    return image
+
+
+def _image_size(data: bytes, name: str) -> tuple[int, int]:
+    return _open_image(data, name).size
+
+
+def _read_image(data: bytes, name: str) -> Mask:
+    """True where an image says hole.
+
+    Palette images hold object ids: any but 0 is hole. So do gray lossless images without a value above 31. Images
+    with a varying alpha channel are read by it; all others by brightness, from half up, so that compression noise
+    does not count.
+    """
+    image = _open_image(data, name)
+    try:
+        if image.mode == "P":
+            return np.asarray(image) != 0
+        if image.mode in ("RGBA", "LA"):
+            alpha = np.asarray(image.getchannel("A"))
+            if alpha.min() != alpha.max():
+                return alpha > 127
+        if image.mode.startswith("I"):
+            values = np.asarray(image)
+            return values > (32767 if values.max() > 255 else 0)
+        gray = np.asarray(image.convert("L"))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise MaskError(f"{name}: the image is damaged ({error})") from error
+    is_lossless = Path(name).suffix.lower() not in LOSSY_SUFFIXES
+    if image.mode == "L" and is_lossless and gray.max() <= MAX_OBJECT_ID:
+        return gray > 0
+    return gray > 127

@@ -1,0 +1,223 @@
+"""Segments joined to one file without re-encoding, with every other stream of the source copied."""
+
+import hashlib
+import heapq
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+
+from sttn_ray.errors import VideoError
+from sttn_ray.video.encode import EncoderSettings, set_picture_tags, tick_of
+from sttn_ray.video.index import VideoIndex
+
+# Containers that keep every source timestamp exactly. Others go to mp4 where all streams fit, else to Matroska.
+_MUXERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
+# Written by the muxer itself.
+_OWN_METADATA = {"major_brand", "minor_version", "compatible_brands", "encoder"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Container:
+    """Where a video's output goes.
+
+    Attributes:
+        suffix: of the file name, with its dot.
+        muxer: FFmpeg's name.
+        copied: indices of the source's streams that are copied.
+        dropped: streams that no container takes, as "index kind codec".
+    """
+
+    suffix: str
+    muxer: str
+    copied: tuple[int, ...]
+    dropped: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def choose_container(index: VideoIndex, settings: EncoderSettings) -> Container:
+    """The source's own container where all its streams fit there, else mp4, else mkv; found by trying.
+
+    Streams without a codec that could be copied (time codes, telemetry) are dropped and named.
+    """
+    copyable, dropped = [], []
+    for stream in index.others:
+        if stream.kind in ("audio", "subtitle", "video") and _fits(index, "matroska", [stream.index]):
+            copyable.append(stream.index)
+        elif stream.kind in ("audio", "subtitle", "video") and _fits(index, "mp4", [stream.index]):
+            copyable.append(stream.index)
+        else:
+            dropped.append(f"{stream.index} {stream.kind} {stream.codec}")
+    own = Path(index.path).suffix.lower()
+    # WebM takes neither H.264 nor FFV1; its streams belong in Matroska, of which it is a part.
+    candidates = [own] if own in _MUXERS else [".mkv"] if own == ".webm" else [".mp4", ".mkv"]
+    for suffix in [*candidates, ".mkv"]:
+        if _MUXERS[suffix] == "mov" and settings.encoder == "ffv1":
+            continue  # FFmpeg writes FFV1 to mp4 and mkv only
+        if _fits(index, _MUXERS[suffix], copyable):
+            return Container(
+                suffix=suffix, muxer=_MUXERS[suffix], copied=tuple(copyable), dropped=tuple(dropped)
+            )
+    names = [f"{s.index} {s.kind} {s.codec}" for s in index.others if s.index in copyable]
+    raise VideoError(
+        f"{index.path}: no container takes all its streams together: {', '.join(names)}"
+    )
+
+
+def join_segments(
+    path: Path, segments: Sequence[Path], starts: Sequence[int], index: VideoIndex, container: Container
+) -> None:
+    """Write the output: the segments' video at the source's timestamps, every other stream packet by packet.
+
+    Args:
+        path: the file to write, local.
+        segments: files by `encode_segment`, in order.
+        starts: frame number at which each segment starts.
+        index, container: the source, and what `choose_container` chose for it.
+    """
+    tick = tick_of(index.time_base)
+    scale = index.time_base / tick
+    with av.open(str(segments[0])) as first, av.open(index.path) as source:
+        options = {"fflags": "+bitexact"}
+        if container.muxer in ("mp4", "mov"):
+            options |= {"video_track_timescale": str(tick.denominator), "movflags": "+faststart"}
+        with av.open(str(path), "w", format=container.muxer, options=options) as output:
+            video = output.add_stream_from_template(first.streams.video[0])
+            video.time_base = tick
+            set_picture_tags(video.codec_context, index)
+            _copy_stream_tags(source.streams[index.stream], video)
+            if index.display_matrix is not None:
+                video.set_display_matrix(list(index.display_matrix))
+            copies = {}
+            for number in container.copied:
+                copies[number] = output.add_stream_from_template(source.streams[number])
+                _copy_stream_tags(source.streams[number], copies[number])
+            output.metadata.update(
+                {k: v for k, v in source.metadata.items() if k not in _OWN_METADATA}
+            )
+            if chapters := source.chapters():
+                output.set_chapters(chapters)
+            offsets = [round(index.pts[start] * scale) for start in starts]
+            merged = heapq.merge(
+                _video_packets(segments, offsets, [round(p * scale) for p in index.pts], tick),
+                _copied_packets(source, container.copied),
+                key=lambda timed: timed[0],
+            )
+            for _, number, packet in merged:
+                packet.stream = video if number is None else copies[number]
+                output.mux(packet)
+
+
+def verify_output(path: Path, index: VideoIndex, container: Container) -> None:
+    """Read the output back: its frames, their times, and the copied packets must be the source's.
+
+    Raises:
+        VideoError: what differs.
+    """
+    with av.open(str(path)) as output:
+        video = output.streams.video[0]
+        tick = video.time_base
+        assert tick is not None
+        found = sorted(p.pts for p in output.demux(video) if p.size and not p.is_discard)
+    wanted = [p * index.time_base for p in index.pts]
+    # Matroska counts milliseconds: half a tick of rounding is its best.
+    tolerance = Fraction(0) if container.muxer != "matroska" else tick / 2
+    if len(found) != len(wanted):
+        raise VideoError(f"{index.path}: the output holds {len(found)} frames, the source {len(wanted)}")
+    for number, (pts, time) in enumerate(zip(found, wanted, strict=True)):
+        if abs(pts * tick - time) > tolerance:
+            raise VideoError(
+                f"{index.path}: frame {number} of the output is at {float(pts * tick):.6f} s, in the source at "
+                f"{float(time):.6f} s"
+            )
+    source_hashes = packet_hashes(index.path, container.copied)
+    output_hashes = packet_hashes(str(path), tuple(range(1, 1 + len(container.copied))))
+    for number, source_hash, output_hash in zip(container.copied, source_hashes, output_hashes, strict=True):
+        if source_hash != output_hash:
+            raise VideoError(f"{index.path}: stream {number} was not copied byte for byte")
+
+
+def packet_hashes(path: str, streams: Sequence[int]) -> list[str]:
+    """Hex sha256 of all packets' bytes, for each of the given streams."""
+    hashes = {number: hashlib.sha256() for number in streams}
+    if streams:
+        with av.open(path) as container:
+            for packet in container.demux([container.streams[number] for number in streams]):
+                if packet.size:
+                    hashes[packet.stream_index].update(bytes(packet))
+    return [hashes[number].hexdigest() for number in streams]
+
+
+def _fits(index: VideoIndex, muxer: str, streams: Sequence[int]) -> bool:
+    try:
+        with (
+            av.open(index.path) as source,
+            av.open(io.BytesIO(), "w", format=muxer) as trial,
+        ):
+            for number in streams:
+                trial.add_stream_from_template(source.streams[number])
+            if streams:
+                trial.start_encoding()
+    except (av.FFmpegError, ValueError, NotImplementedError):
+        return False
+    return True
+
+
+def _copy_stream_tags(source: av.stream.Stream, target: av.stream.Stream) -> None:
+    target.metadata.update({k: v for k, v in source.metadata.items() if k.lower() not in ("duration", "encoder")})
+    target.disposition = source.disposition
+
+
+Timed = tuple[float, int | None, av.Packet]
+
+
+def _video_packets(
+    segments: Sequence[Path], offsets: Sequence[int], all_pts: list[int], tick: Fraction
+) -> Iterator[Timed]:
+    """The segments' packets with absolute pts, and dts made anew for the whole file.
+
+    A segment's own dts overlap its neighbor's where frame times vary. The n-th packet's dts is the (n - delay)-th
+    frame time, which is what encoders do, so that dts rises and never passes pts.
+    """
+    delay = _reorder_delay(segments)
+    step = all_pts[1] - all_pts[0] if len(all_pts) > 1 else 1
+    lead = [all_pts[0] - step * (delay - n) for n in range(delay)]
+    dts = iter(lead + all_pts)
+    for segment, offset in zip(segments, offsets, strict=True):
+        with av.open(str(segment)) as container:
+            for packet in container.demux(video=0):
+                if not packet.size:
+                    continue
+                assert packet.pts is not None
+                packet.pts += offset
+                packet.dts = next(dts)
+                yield float(packet.dts * tick), None, packet
+
+
+def _reorder_delay(segments: Sequence[Path]) -> int:
+    """Frames by which decoding order runs ahead of presentation order, the most of all segments."""
+    delay = 0
+    for segment in segments:
+        with av.open(str(segment)) as container:
+            pts = [p.pts for p in container.demux(video=0) if p.size and p.pts is not None]
+        rank = {value: n for n, value in enumerate(sorted(pts))}
+        delay = max([delay, *(n - rank[value] for n, value in enumerate(pts))])
+    return delay
+
+
+def _copied_packets(source: av.container.InputContainer, streams: Sequence[int]) -> Iterator[Timed]:
+    if not streams:
+        return
+    last = 0.0
+    for packet in source.demux([source.streams[number] for number in streams]):
+        if not packet.size:
+            continue
+        if packet.dts is not None:
+            last = float(packet.dts * packet.time_base)
+        yield last, packet.stream_index, packet

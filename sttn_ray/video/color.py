@@ -1,0 +1,145 @@
+"""Between a frame's own planes (Y, U, V at any bit depth) and RGB, in both directions, by its color tags.
+
+The network sees RGB; results go back into the source's planes, so that pixels outside the hole are never
+converted (a YUV to RGB to YUV round trip alone changes 64 % of the samples).
+"""
+
+import re
+from dataclasses import dataclass
+
+import av
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from sttn_ray.errors import VideoError
+
+Planes = list[NDArray[np.generic]]
+
+# Kr and Kb by H.273 matrix code. Unspecified (2) and the codes not listed take BT.601, as FFmpeg does.
+_BT601 = (0.299, 0.114)
+_MATRICES = {1: (0.2126, 0.0722), 7: (0.212, 0.087), 9: (0.2627, 0.0593), 10: (0.2627, 0.0593)}
+_FULL_RANGE = 2
+_PLANAR_YUV = re.compile(r"(?:yuvj?(420|422|444)p|gray)(?:(9|10|12|14|16)le)?")
+_CHROMA_STEPS = {"420": (2, 2), "422": (2, 1), "444": (1, 1), None: (1, 1)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColorFormat:
+    """How samples encode color.
+
+    `bits` per sample; `chroma_step` = luma samples per chroma sample, (horizontal, vertical); `has_chroma` is false
+    for gray; `kr`, `kb` are the matrix's luma weights.
+    """
+
+    bits: int
+    chroma_step: tuple[int, int]
+    has_chroma: bool
+    is_full_range: bool
+    kr: float
+    kb: float
+
+    @property
+    def dtype(self) -> type[np.generic]:
+        return np.uint8 if self.bits == 8 else np.uint16
+
+    @property
+    def maximum(self) -> int:
+        return (1 << self.bits) - 1
+
+
+def color_format(pix_fmt: str, color_range: int, matrix: int) -> ColorFormat:
+    """Read a pixel format's name and its tags (FFmpeg's numbers for range, H.273's for the matrix).
+
+    Raises:
+        VideoError: not planar YUV or gray in 8 to 16 bits.
+    """
+    match = _PLANAR_YUV.fullmatch(pix_fmt)
+    if match is None:
+        raise VideoError(
+            f"pixel format {pix_fmt} is not supported: expected planar YUV (4:2:0, 4:2:2, 4:4:4) or gray, "
+            "8 to 16 bits; convert the video first"
+        )
+    subsampling, bits = match.groups()
+    kr, kb = _MATRICES.get(matrix, _BT601)
+    return ColorFormat(
+        bits=int(bits or 8),
+        chroma_step=_CHROMA_STEPS[subsampling],
+        has_chroma=subsampling is not None,
+        is_full_range=color_range == _FULL_RANGE or pix_fmt.startswith("yuvj"),
+        kr=kr,
+        kb=kb,
+    )
+
+
+def frame_planes(frame: av.VideoFrame, color: ColorFormat) -> Planes:
+    """The planes of a decoded frame as arrays (rows, columns), views of its memory."""
+    planes = []
+    for plane in list(frame.planes)[: 3 if color.has_chroma else 1]:
+        itemsize = np.dtype(color.dtype).itemsize
+        rows = np.frombuffer(plane, color.dtype).reshape(-1, plane.line_size // itemsize)
+        planes.append(rows[: plane.height, : plane.width])
+    return planes
+
+
+def crop_planes(planes: Planes, color: ColorFormat, box: tuple[int, int, int, int]) -> Planes:
+    """Views of `box` (left, top, right, bottom; luma pixels, on the chroma grid or the frame's edge)."""
+    left, top, right, bottom = box
+    step_x, step_y = color.chroma_step
+    luma = planes[0][top:bottom, left:right]
+    chroma = [
+        plane[top // step_y : -(-bottom // step_y), left // step_x : -(-right // step_x)]
+        for plane in planes[1:]
+    ]
+    return [luma, *chroma]
+
+
+def planes_to_rgb(planes: Planes, color: ColorFormat) -> NDArray[np.float32]:
+    """Planes of code values to RGB (rows, columns, 3), float32 in [0, 1]; chroma is enlarged bilinearly."""
+    luma_offset, luma_scale, chroma_offset, chroma_scale = _scales(color)
+    y = (planes[0].astype(np.float32) - luma_offset) * (1 / luma_scale)
+    if not color.has_chroma:
+        return np.clip(np.repeat(y[..., None], 3, axis=2), 0, 1)
+    height, width = y.shape
+    step_x, step_y = color.chroma_step
+    u, v = (
+        cv2.resize(
+            (plane.astype(np.float32) - chroma_offset) * (1 / chroma_scale),
+            (plane.shape[1] * step_x, plane.shape[0] * step_y),
+            interpolation=cv2.INTER_LINEAR,
+        )[:height, :width]
+        for plane in planes[1:]
+    )
+    kr, kb = color.kr, color.kb
+    kg = 1 - kr - kb
+    red = y + 2 * (1 - kr) * v
+    blue = y + 2 * (1 - kb) * u
+    green = y - (2 * kr * (1 - kr) / kg) * v - (2 * kb * (1 - kb) / kg) * u
+    return np.clip(np.stack([red, green, blue], axis=2), 0, 1)
+
+
+def rgb_to_planes(rgb: NDArray[np.float32], color: ColorFormat) -> list[NDArray[np.float32]]:
+    """RGB (rows, columns, 3) in [0, 1] to planes of code values, float32, not yet rounded.
+
+    Rows and columns are multiples of the chroma step; chroma is the mean over its luma samples.
+    """
+    luma_offset, luma_scale, chroma_offset, chroma_scale = _scales(color)
+    kr, kb = color.kr, color.kb
+    red, green, blue = rgb[..., 0], rgb[..., 1], rgb[..., 2]
+    y = kr * red + (1 - kr - kb) * green + kb * blue
+    planes = [y * luma_scale + luma_offset]
+    if color.has_chroma:
+        step_x, step_y = color.chroma_step
+        for difference in ((blue - y) / (2 * (1 - kb)), (red - y) / (2 * (1 - kr))):
+            height, width = difference.shape
+            blocks = difference.reshape(height // step_y, step_y, width // step_x, step_x)
+            planes.append(blocks.mean((1, 3)) * chroma_scale + chroma_offset)
+    return planes
+
+
+def _scales(color: ColorFormat) -> tuple[float, float, float, float]:
+    """Luma offset, luma scale, chroma offset, chroma scale, in code values (H.273, section 8.3)."""
+    unit = float(1 << (color.bits - 8))
+    if color.is_full_range:
+        return 0.0, float(color.maximum), 128 * unit, float(color.maximum)
+    return 16 * unit, 219 * unit, 128 * unit, 224 * unit

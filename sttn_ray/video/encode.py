@@ -1,0 +1,219 @@
+"""One segment of a video as a file of its own, encoded so that segments join without re-encoding."""
+
+import hashlib
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+import av
+import numpy as np
+from av.video.frame import PictureType
+
+from sttn_ray.errors import VideoError
+from sttn_ray.video.index import VideoIndex
+
+Codec = Literal["libx264", "x264-lossless", "ffv1"]
+LOSSLESS_CODECS = ("x264-lossless", "ffv1")
+# Two segments join only when their parameter sets are the same. Everything below is therefore fixed for a file, and
+# so is the thread count, since x264 writes another stream for another count.
+GROUP_OF_PICTURES = 250
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSettings:
+    """What determines an encoder's output, besides the pictures; fixed for all segments of a video."""
+
+    codec: Codec
+    crf: int
+    preset: str
+    threads: int
+    pix_fmt: str
+
+    @classmethod
+    def for_video(
+        cls, index: VideoIndex, *, codec: Codec, crf: int, preset: str, threads: int
+    ) -> "EncoderSettings":
+        """Settings that keep the source's pixel format."""
+        # yuvj is FFmpeg's old name for yuv with full range; FFV1 knows the new one only. The range is a tag.
+        pix_fmt = index.pix_fmt.replace("yuvj", "yuv") if codec == "ffv1" else index.pix_fmt
+        return cls(codec=codec, crf=crf, preset=preset, threads=threads, pix_fmt=pix_fmt)
+
+    @property
+    def is_lossless(self) -> bool:
+        return self.codec in LOSSLESS_CODECS
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @property
+    def encoder(self) -> str:
+        return "ffv1" if self.codec == "ffv1" else "libx264"
+
+    @property
+    def _options(self) -> dict[str, str]:
+        if self.codec == "ffv1":
+            return {"level": "3", "slices": "4", "slicecrc": "1"}
+        options = {"preset": self.preset, "x264-params": "open-gop=0"}
+        return {**options, ("qp" if self.is_lossless else "crf"): str(0 if self.is_lossless else self.crf)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedSegment:
+    """A segment file as it was verified.
+
+    Attributes:
+        num_frames: frames that decode from it.
+        num_bytes, sha256: of the file.
+        extradata_sha256: of the encoder's parameter sets; equal for all segments that may be joined.
+    """
+
+    num_frames: int
+    num_bytes: int
+    sha256: str
+    extradata_sha256: str
+
+
+def check_encoder(index: VideoIndex, settings: EncoderSettings) -> None:
+    """Open the encoder for a video without encoding, so that a refusal comes while planning.
+
+    Raises:
+        VideoError: the encoder does not take this size or pixel format.
+    """
+    supported = {f.name for f in av.Codec(settings.encoder, "w").video_formats or []}
+    if settings.pix_fmt not in supported:
+        raise VideoError(
+            f"{index.path}: {settings.codec} cannot encode its pixel format {index.pix_fmt}; set encode.codec=ffv1"
+        )
+    is_odd = (index.width % 2 and "420" in index.pix_fmt) or (index.width % 2 and "422" in index.pix_fmt)
+    is_odd = is_odd or bool(index.height % 2 and "420" in index.pix_fmt)
+    if is_odd and settings.codec != "ffv1":
+        raise VideoError(
+            f"{index.path}: {settings.codec} cannot encode {index.width}x{index.height} at {index.pix_fmt} (odd size); "
+            "set encode.codec=ffv1"
+        )
+    if settings.codec == "x264-lossless" and "10" in index.pix_fmt:
+        raise VideoError(
+            f"{index.path}: x264-lossless is lossless at 8 bits only and the video is {index.pix_fmt}; set encode.codec=ffv1"
+        )
+
+
+def encode_segment(
+    path: Path, frames: Iterable[av.VideoFrame], pts: tuple[int, ...], index: VideoIndex, settings: EncoderSettings
+) -> EncodedSegment:
+    """Encode frames to an mp4 file whose first pts is 0, and verify it by decoding it.
+
+    Args:
+        path: the file to write.
+        frames: as many as `pts`, in order; their own pts are ignored.
+        pts: presentation times in ticks of `index.time_base`.
+        index: the source, for size, rate and tags.
+        settings: the encoder.
+
+    Raises:
+        VideoError: what was written does not decode to what was given: number of frames, their times, and, for a
+            lossless codec, every sample.
+    """
+    checksums = []
+
+    def with_checksums() -> Iterator[av.VideoFrame]:
+        for frame in frames:
+            if settings.is_lossless:
+                checksums.append(_checksum(frame))
+            yield frame
+
+    _write(path, with_checksums(), pts, index, settings)
+    found_pts, found_checksums, extradata = _read_back(path, index, settings)
+    tick = tick_of(index.time_base)
+    wanted_pts = [round((p - pts[0]) * index.time_base / tick) for p in pts]
+    if found_pts != wanted_pts:
+        raise VideoError(
+            f"{index.path}: the encoded segment holds {len(found_pts)} frames that differ in time from the "
+            f"{len(wanted_pts)} given (first pts {found_pts[:3]}, expected {wanted_pts[:3]})"
+        )
+    if settings.is_lossless and found_checksums != checksums:
+        raise VideoError(f"{index.path}: {settings.codec} did not keep every sample of the segment")
+    data = path.read_bytes()
+    return EncodedSegment(
+        num_frames=len(found_pts),
+        num_bytes=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+        extradata_sha256=hashlib.sha256(extradata).hexdigest(),
+    )
+
+
+def tick_of(time_base: Fraction) -> Fraction:
+    """The time base that mp4 can hold exactly for a source's: one over an integer."""
+    return Fraction(1, time_base.denominator)
+
+
+def set_picture_tags(context: av.VideoCodecContext, index: VideoIndex) -> None:
+    """Copy what tells a player how to show the picture: color tags, pixel shape, rate."""
+    context.color_range, context.colorspace, context.color_primaries, context.color_trc = index.color
+    context.framerate = index.rate
+    if index.sample_aspect:
+        context.sample_aspect_ratio = index.sample_aspect
+
+
+def _renamed(frame: av.VideoFrame, pix_fmt: str) -> av.VideoFrame:
+    """The same samples under another name of their format; a conversion would rescale them."""
+    renamed = av.VideoFrame(frame.width, frame.height, pix_fmt)
+    for source, target in zip(frame.planes, renamed.planes, strict=True):
+        rows = np.frombuffer(source, np.uint8).reshape(-1, source.line_size)
+        into = np.frombuffer(target, np.uint8).reshape(-1, target.line_size)
+        width = min(source.line_size, target.line_size)
+        into[: source.height, :width] = rows[: source.height, :width]
+    return renamed
+
+
+def _write(
+    path: Path, frames: Iterable[av.VideoFrame], pts: tuple[int, ...], index: VideoIndex, settings: EncoderSettings
+) -> None:
+    tick = tick_of(index.time_base)
+    options = {"fflags": "+bitexact", "video_track_timescale": str(tick.denominator)}
+    with av.open(str(path), "w", format="mp4", options=options) as container:
+        stream = container.add_stream(settings.encoder, rate=index.rate, options=settings._options)
+        assert isinstance(stream, av.VideoStream)
+        context = stream.codec_context
+        context.width, context.height, context.pix_fmt = index.width, index.height, settings.pix_fmt
+        context.time_base = tick
+        context.gop_size = GROUP_OF_PICTURES
+        context.thread_count = settings.threads
+        set_picture_tags(context, index)
+        for frame, frame_pts in zip(frames, pts, strict=True):
+            if frame.format.name != settings.pix_fmt:
+                frame = _renamed(frame, settings.pix_fmt)
+            frame.time_base = tick
+            frame.pts = round((frame_pts - pts[0]) * index.time_base / tick)
+            frame.pict_type = PictureType.NONE  # the encoder's choice, not the source's
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def _read_back(
+    path: Path, index: VideoIndex, settings: EncoderSettings
+) -> tuple[list[int], list[int], bytes]:
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            found_pts, checksums = [], []
+            for frame in container.decode(stream):
+                found_pts.append(frame.pts)
+                if settings.is_lossless:
+                    checksums.append(_checksum(frame))
+            return found_pts, checksums, stream.codec_context.extradata or b""
+    except av.FFmpegError as error:
+        raise VideoError(
+            f"{index.path}: the encoded segment does not decode ({error.strerror})"
+        ) from error
+
+
+def _checksum(frame: av.VideoFrame) -> int:
+    value = 0
+    for plane in frame.planes:
+        rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+        width = plane.width * (1 if frame.format.components[0].bits <= 8 else 2)
+        value = zlib.crc32(np.ascontiguousarray(rows[: plane.height, :width]), value)
+    return value

@@ -1,0 +1,253 @@
+"""What a video file holds, read once: every frame's timestamp, the keyframes, the tags, the content's hash."""
+
+import hashlib
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.stream import Disposition
+
+from sttn_ray.errors import VideoError
+
+# An H.264 or VP9 film of three hours at 60 frames/s has 648,000 frames; far beyond, the header is not to be believed.
+MAX_PIXELS = 16384 * 16384
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherStream:
+    """A stream that is copied, not decoded."""
+
+    index: int
+    kind: str
+    codec: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoIndex:
+    """A video file's frames and properties.
+
+    Attributes:
+        path: the file.
+        sha256: of the file's bytes: the video's identity.
+        num_bytes: the file's size.
+        format: FFmpeg's name of the container.
+        stream: index of the video stream that is read.
+        codec, pix_fmt, width, height: as coded, before rotation.
+        time_base: seconds per tick of every pts.
+        rate: average frames per second, a hint for the encoder's rate control.
+        pts: presentation times of all frames that decode, ascending, in ticks.
+        keyframe_pts: those at which decoding can start, ascending, in ticks.
+        sample_aspect: width over height of a pixel.
+        color: range, matrix, primaries and transfer as numbers (range: FFmpeg's; the others: H.273's).
+        display_matrix: nine numbers that say how a player turns the picture, or None.
+        rotation: degrees counterclockwise by which a player turns the picture: 0, 90, 180 or 270.
+        others: the file's other streams, in order.
+        frames_skipped: frames before the first one that decodes (a file cut in the middle of a group of pictures).
+    """
+
+    path: str
+    sha256: str
+    num_bytes: int
+    format: str
+    stream: int
+    codec: str
+    pix_fmt: str
+    width: int
+    height: int
+    time_base: Fraction
+    rate: Fraction
+    pts: tuple[int, ...]
+    keyframe_pts: tuple[int, ...]
+    sample_aspect: Fraction
+    color: tuple[int, int, int, int]
+    display_matrix: tuple[int, ...] | None
+    rotation: int
+    others: tuple[OtherStream, ...]
+    frames_skipped: int
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.pts)
+
+    @property
+    def displayed_size(self) -> tuple[int, int]:
+        """Width and height of the picture as a player shows it, pixels taken as square."""
+        return (self.height, self.width) if self.rotation % 180 else (self.width, self.height)
+
+    def times_s(self) -> list[float]:
+        """Seconds of every frame after the first one."""
+        return [float((pts - self.pts[0]) * self.time_base) for pts in self.pts]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, fit for JSON; `from_dict` is the inverse."""
+        fractions = ("time_base", "rate", "sample_aspect")
+        return {**asdict(self), **{name: str(getattr(self, name)) for name in fractions}}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "VideoIndex":
+        fractions = {name: Fraction(data[name]) for name in ("time_base", "rate", "sample_aspect")}
+        lists = {name: tuple(data[name]) for name in ("pts", "keyframe_pts", "color")}
+        matrix = data["display_matrix"]
+        return cls(
+            **{
+                **data,
+                **fractions,
+                **lists,
+                "display_matrix": None if matrix is None else tuple(matrix),
+                "others": tuple(OtherStream(**stream) for stream in data["others"]),
+            }
+        )
+
+
+def file_sha256(path: str | Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def index_video(path: str) -> VideoIndex:
+    """Read a video file's index: all packets are read, the first frame is decoded.
+
+    Raises:
+        VideoError: the file is missing, empty, not a video, holds no video stream, or is of a kind that is not
+            supported (interlaced, transparent).
+    """
+    if not Path(path).is_file():
+        raise VideoError(f"{path}: no such file")
+    if Path(path).stat().st_size == 0:
+        raise VideoError(f"{path}: the file is empty (0 bytes)")
+    try:
+        with av.open(path) as container:
+            stream = _video_stream(container, path)
+            pts, keyframe_pts = _read_packets(container, stream, path)
+            header = _read_header(container, stream)
+        first = _decode_first(path, header["stream"])
+        if pts is None:
+            pts = _pts_by_decoding(path, header["stream"])
+    except av.FFmpegError as error:
+        raise VideoError(f"{path}: cannot be read as a video ({error.strerror})") from error
+    if first.pts is None:
+        raise VideoError(f"{path}: its frames carry no timestamps; remux it to mp4 or mkv first")
+    decodable = tuple(p for p in pts if p >= first.pts)
+    if not decodable:
+        raise VideoError(f"{path}: holds no frame that decodes")
+    return VideoIndex(
+        path=path,
+        sha256=file_sha256(path),
+        num_bytes=Path(path).stat().st_size,
+        pts=decodable,
+        keyframe_pts=tuple(p for p in keyframe_pts if p >= first.pts),
+        frames_skipped=len(pts) - len(decodable),
+        **header,
+        **_read_frame(first, path),
+    )
+
+
+def _video_stream(container: av.container.InputContainer, path: str) -> av.VideoStream:
+    for stream in container.streams.video:
+        if not stream.disposition & Disposition.attached_pic:
+            break
+    else:
+        kinds = sorted({s.type for s in container.streams}) or ["none"]
+        raise VideoError(f"{path}: no video stream; its streams: {', '.join(kinds)}")
+    if stream.codec_context is None or not stream.codec_context.width:
+        raise VideoError(f"{path}: its video stream cannot be decoded (unknown codec or no size)")
+    if stream.codec_context.width * stream.codec_context.height > MAX_PIXELS:
+        raise VideoError(f"{path}: claims {stream.codec_context.width}x{stream.codec_context.height}")
+    return stream
+
+
+def _read_packets(
+    container: av.container.InputContainer, stream: av.VideoStream, path: str
+) -> tuple[list[int] | None, list[int]]:
+    """Sorted pts of all frames (None where the container's are not usable) and of the keyframes."""
+    pts: list[int | None] = []
+    keyframe_pts = []
+    for packet in container.demux(stream):
+        if packet.size == 0 or packet.is_discard:  # a flush packet, or one that an edit list hides
+            continue
+        if packet.has_sidedata("matroska_block_additional"):
+            raise VideoError(f"{path}: carries transparency (alpha), which would be lost")
+        pts.append(packet.pts)
+        if packet.is_keyframe and packet.pts is not None:
+            keyframe_pts.append(packet.pts)
+    if not pts:
+        raise VideoError(f"{path}: its video stream holds no frames")
+    known = sorted(p for p in pts if p is not None)
+    is_usable = len(known) == len(pts) and len(set(known)) == len(known)
+    return (known if is_usable else None), sorted(set(keyframe_pts))
+
+
+def _read_header(container: av.container.InputContainer, stream: av.VideoStream) -> dict[str, Any]:
+    context = stream.codec_context
+    return {
+        "stream": stream.index,
+        "format": container.format.name,
+        "codec": context.codec.canonical_name,
+        "width": context.width,
+        "height": context.height,
+        "time_base": stream.time_base,
+        "rate": stream.average_rate or stream.base_rate or Fraction(25),
+        "sample_aspect": stream.sample_aspect_ratio or Fraction(0),
+        "color": tuple(
+            int(tag)
+            for tag in (
+                context.color_range,
+                context.colorspace,
+                context.color_primaries,
+                context.color_trc,
+            )
+        ),
+        "others": tuple(
+            OtherStream(
+                index=other.index,
+                kind=other.type,
+                codec=other.codec_context.name if other.codec_context else "unknown",
+            )
+            for other in container.streams
+            if other.index != stream.index
+        ),
+    }
+
+
+def _decode_first(path: str, stream_index: int) -> av.VideoFrame:
+    with av.open(path) as container:
+        for frame in container.decode(container.streams[stream_index]):
+            return frame
+    raise VideoError(f"{path}: no frame of its video stream can be decoded")
+
+
+def _pts_by_decoding(path: str, stream_index: int) -> list[int]:
+    """Timestamps as the decoder gives them, for containers whose packets carry none, or the same one twice."""
+    with av.open(path) as container:
+        frames = container.decode(container.streams[stream_index])
+        pts = [frame.pts for frame in frames]
+    if None in pts or len(set(pts)) != len(pts):
+        raise VideoError(
+            f"{path}: its frames carry no usable timestamps (missing, or the same one twice); remux it first"
+        )
+    return sorted(pts)
+
+
+def _read_frame(frame: av.VideoFrame, path: str) -> dict[str, Any]:
+    if frame.interlaced_frame:
+        raise VideoError(
+            f"{path}: is interlaced; completing it as full frames would smear its fields; deinterlace it first"
+        )
+    matrix = None
+    for data in frame.side_data:
+        if data.type.name == "DISPLAYMATRIX":
+            matrix = tuple(int(v) for v in np.frombuffer(bytes(data), np.int32))
+    is_mirrored = matrix is not None and matrix[0] * matrix[4] < matrix[1] * matrix[3]
+    if is_mirrored or frame.rotation % 90:
+        raise VideoError(
+            f"{path}: is shown mirrored or turned by {frame.rotation} degrees; only turns by 90, 180 and 270 are supported"
+        )
+    return {
+        "pix_fmt": frame.format.name,
+        "display_matrix": matrix,
+        "rotation": frame.rotation % 360,
+    }
