@@ -15,6 +15,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -22,7 +23,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 import torch
-from pathlib import Path
 
 from sttn_ray import cluster
 from sttn_ray.catalog.items import Item, read_catalog, single_item
@@ -86,7 +86,6 @@ MANIFEST = pa.schema(
 
 def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("ray").setLevel(logging.WARNING)
     experiment = parse_command_line(__doc__, SECTIONS, argv)
     try:
         return run(experiment)
@@ -214,6 +213,7 @@ def _build(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # ours counts frames, Ray's counts blocks
     context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     rows = [{"item": n, **item.as_dict()} for n, item in enumerate(items)]
     return (
         ray.data.from_items(rows, override_num_blocks=len(rows))

@@ -4,6 +4,7 @@ import logging
 import os
 
 import ray
+from ray._private.services import find_bootstrap_address  # what `ray start` wrote; no public way to ask
 
 from sttn_ray.errors import ConfigError
 
@@ -20,22 +21,26 @@ def connect() -> None:
     """
     # Ray's usage statistics are off unless the user asks for them.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if ray.is_initialized():
         return
+    # Not address="auto": it would also join the private cluster of another program on this machine, and die with it.
+    address = os.environ.get("RAY_ADDRESS") or find_bootstrap_address(None)
+    if address and _join(address):
+        return
+    cpus = max(MIN_LOCAL_CPUS, os.cpu_count() or 1)
+    ray.init(address="local", num_cpus=cpus, dashboard_host="127.0.0.1", logging_level=logging.WARNING)
+    log.info("started Ray on this machine with %d logical CPUs", cpus)
+
+
+def _join(address: str) -> bool:
     try:
-        ray.init(address="auto", log_to_driver=True, logging_level=logging.WARNING)
-    except ConnectionError:
-        cpus = max(MIN_LOCAL_CPUS, os.cpu_count() or 1)
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            dashboard_host="127.0.0.1",
-            logging_level=logging.WARNING,
-        )
-        log.info("started Ray on this machine with %d logical CPUs", cpus)
-    else:
-        log.info("joined the Ray cluster at %s", ray.get_runtime_context().gcs_address)
+        ray.init(address=address, logging_level=logging.WARNING)
+    except ConnectionError as error:
+        if os.environ.get("RAY_ADDRESS"):
+            raise ConfigError(f"RAY_ADDRESS={address}: no Ray cluster answers there ({error})") from error
+        return False  # what an earlier `ray start` left behind
+    log.info("joined the Ray cluster at %s", address)
+    return True
 
 
 def num_nodes() -> int:

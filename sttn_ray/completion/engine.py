@@ -126,14 +126,14 @@ class Engine:
                 continue
             # Wanted frames come first: after its last block the transformer keeps only those.
             rest = [n for n in [*neighbors, *references] if n not in outputs]
-            predicted = self._predict(region, [*outputs, *rest], len(outputs), source, color, features)
+            predicted = self.predict(region, [*outputs, *rest], len(outputs), source, color, features)
             for number, rgb in zip(outputs, predicted, strict=True):
                 if number not in sums:
                     sums[number] = _Average(hole_box(source[number].hole))
                 sums[number].add(rgb, region)
 
     @torch.inference_mode()
-    def _predict(
+    def predict(
         self,
         region: Region,
         numbers: list[int],

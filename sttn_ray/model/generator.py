@@ -99,28 +99,28 @@ class Generator(nn.Module):
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         self.config = config
-        c = config.channels
+        c = config.channels  # the layers before and after the transformer are c / 4 and c / 2 wide, as published
         self.transformer = nn.Sequential(
             *(TransformerBlock(c, config.grids) for _ in range(config.num_blocks))
         )
         self.encoder = nn.Sequential(
-            nn.Conv2d(3, 64, 3, stride=2, padding=1),
+            nn.Conv2d(3, c // 4, 3, stride=2, padding=1),
             nn.LeakyReLU(LEAK, inplace=True),
-            nn.Conv2d(64, 64, 3, padding=1),
+            nn.Conv2d(c // 4, c // 4, 3, padding=1),
             nn.LeakyReLU(LEAK, inplace=True),
-            nn.Conv2d(64, 128, 3, stride=2, padding=1),
+            nn.Conv2d(c // 4, c // 2, 3, stride=2, padding=1),
             nn.LeakyReLU(LEAK, inplace=True),
-            nn.Conv2d(128, c, 3, padding=1),
+            nn.Conv2d(c // 2, c, 3, padding=1),
             nn.LeakyReLU(LEAK, inplace=True),
         )
         self.decoder = nn.Sequential(
-            UpsampledConv(c, 128),
+            UpsampledConv(c, c // 2),
             nn.LeakyReLU(LEAK, inplace=True),
-            nn.Conv2d(128, 64, 3, padding=1),
+            nn.Conv2d(c // 2, c // 4, 3, padding=1),
             nn.LeakyReLU(LEAK, inplace=True),
-            UpsampledConv(64, 64),
+            UpsampledConv(c // 4, c // 4),
             nn.LeakyReLU(LEAK, inplace=True),
-            nn.Conv2d(64, 3, 3, padding=1),
+            nn.Conv2d(c // 4, 3, 3, padding=1),
         )
         initialize(self)
 

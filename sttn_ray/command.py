@@ -1,0 +1,92 @@
+"""The `sttn-ray` command: the programs of `pipelines` under one name, with flags for everyday use.
+
+    sttn-ray inpaint film.mp4 --mask logo.png -o out --checkpoint sttn.pth
+    sttn-ray inpaint --catalog catalog.csv -o out --checkpoint sttn.pth
+    sttn-ray demo
+
+A flag is another way to write a setting: it becomes a word `section.key=value`, and the program reads only words.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+import sttn_ray
+from sttn_ray.config import describe_sections
+
+DESCRIPTION = """Video inpainting with STTN, run on Ray.
+
+programs:
+  inpaint    complete one video, or each video of a catalog
+  demo       make a small corpus and show every step on it
+
+sttn-ray PROGRAM --help lists a program's settings."""
+
+# Of pipelines.inpaint; written again because importing that program takes seconds, which --help need not wait for.
+INPAINT_SECTIONS = ("run", "inpaint", "encode")
+
+INPAINT_USAGE = """sttn-ray inpaint VIDEO (--mask PATH | --boxes TEXT) -o DIR --checkpoint PATH [section.key=value ...]
+       sttn-ray inpaint --catalog PATH -o DIR --checkpoint PATH [section.key=value ...]
+       sttn-ray inpaint EXPERIMENT.yaml [section.key=value ...]"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program that the first word names; returns its exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        "sttn-ray",
+        usage="sttn-ray {inpaint,demo} ...",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"sttn-ray {sttn_ray.__version__}")
+    parser.add_argument("program", choices=("inpaint", "demo"), help=argparse.SUPPRESS)
+    # Only the first word is ours: the programs read the others, --help among them.
+    if parser.parse_args(words[:1]).program == "demo":
+        return load_program("demo").main(words[1:])
+    return _inpaint(words[1:])
+
+
+def load_program(name: str) -> ModuleType:
+    """The module of a program: installed it lies below `sttn_ray`, in a checkout beside it."""
+    try:
+        return importlib.import_module(f"sttn_ray.pipelines.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != "sttn_ray.pipelines":
+            raise
+    return importlib.import_module(f"pipelines.{name}")
+
+
+def _inpaint(words: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        "sttn-ray inpaint",
+        usage=INPAINT_USAGE,
+        description="Complete one video, or each video of a catalog.",
+        epilog=f"settings, each given as section.key=value:\n\n{describe_sections(INPAINT_SECTIONS)}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("words", nargs="*", metavar="WORD", help="a video, an experiment's .yaml file, or settings")
+    for flags, key, metavar in (
+        (["--mask"], "mask", "PATH"),
+        (["--boxes"], "boxes", "TEXT"),
+        (["--catalog"], "catalog", "PATH"),
+        (["-o", "--output"], "output", "DIR"),
+        (["--checkpoint"], "checkpoint", "PATH"),
+    ):
+        parser.add_argument(*flags, dest=key, metavar=metavar, help=f"the same as inpaint.{key}={metavar}")
+    parser.add_argument("--print-config", action="store_true", help="show all settings and do nothing")
+    given = parser.parse_intermixed_args(words)
+
+    settings = [word for word in given.words if "=" in word or word.endswith((".yaml", ".yml"))]
+    videos = [word for word in given.words if word not in settings]
+    if len(videos) > 1:
+        parser.error(f"one video at a time, got {', '.join(videos)}; give several as a catalog, with --catalog")
+    # Flags come last: of two words for one setting the later one counts.
+    settings += [f"inpaint.video={video}" for video in videos]
+    for key in ("mask", "boxes", "catalog", "output", "checkpoint"):
+        if (value := getattr(given, key)) is not None:
+            settings.append(f"inpaint.{key}={value}")
+    return load_program("inpaint").main(settings + ["--print-config"] * given.print_config)

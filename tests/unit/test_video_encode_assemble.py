@@ -1,0 +1,336 @@
+from collections.abc import Sequence
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+from sttn_ray.errors import VideoError
+from sttn_ray.video.assemble import Container, choose_container, join_segments, packet_hashes, verify_output
+from sttn_ray.video.decode import decode_range
+from sttn_ray.video.encode import EncodedSegment, EncoderSettings, check_encoder, encode_segment
+from sttn_ray.video.index import VideoIndex, index_video
+from tests.media import audio_packet_hash, frame_hashes, frame_times, make_video
+
+UNEVEN_PTS = (1000 + np.random.default_rng(1).integers(1, 900, 30).cumsum()).tolist()
+UNEVEN_MS = (1000 + np.random.default_rng(1).integers(1, 90, 30).cumsum()).tolist()
+LATE_PTS = [6144 + 512 * n for n in range(30)]
+CUTS = (0, 13, 14, 22)
+
+
+def encoder_settings(index: VideoIndex, codec: str = "libx264", crf: int = 8) -> EncoderSettings:
+    return EncoderSettings.for_video(index, codec=codec, crf=crf, preset="veryfast", threads=1)
+
+
+def encode_all(
+    index: VideoIndex, settings: EncoderSettings, folder: Path, cuts: Sequence[int] = CUTS
+) -> tuple[list[Path], list[EncodedSegment]]:
+    folder.mkdir(exist_ok=True)
+    stops = [*cuts[1:], index.num_frames]
+    paths, encoded = [], []
+    for start, stop in zip(cuts, stops, strict=True):
+        paths.append(folder / f"{start}.mp4")
+        encoded.append(
+            encode_segment(paths[-1], decode_range(index, start, stop), index.pts[start:stop], index, settings)
+        )
+    return paths, encoded
+
+
+def reencode(source: Path, folder: Path, *, codec: str = "libx264", cuts: Sequence[int] = CUTS) -> Path:
+    """The whole way of a video whose pictures nobody changes."""
+    index = index_video(str(source))
+    settings = encoder_settings(index, codec)
+    check_encoder(index, settings)
+    container = choose_container(index, settings)
+    segments, encoded = encode_all(index, settings, folder, cuts)
+    assert len({segment.extradata_sha256 for segment in encoded}) == 1
+    output = folder / f"output{container.suffix}"
+    join_segments(output, segments, cuts, index, container)
+    verify_output(output, index, container)
+    return output
+
+
+def sound_times(path: Path) -> list[Fraction]:
+    with av.open(str(path)) as container:
+        return [packet.pts * packet.time_base for packet in container.demux(audio=0) if packet.size]
+
+
+def mean_error(first: Path, second: Path) -> float:
+    with av.open(str(first)) as a, av.open(str(second)) as b:
+        pairs = zip(a.decode(video=0), b.decode(video=0), strict=True)
+        errors = [
+            np.abs(x.to_ndarray(format="gray").astype(int) - y.to_ndarray(format="gray")).mean() for x, y in pairs
+        ]
+    return max(errors)
+
+
+EXACT_TIMES: dict[str, tuple[str, dict[str, Any]]] = {
+    "even": ("a.mp4", {}),
+    "uneven": ("a.mp4", {"pts": UNEVEN_PTS}),
+    "late start": ("a.mp4", {"pts": LATE_PTS}),
+    "NTSC": ("a.mp4", {"rate": Fraction(30000, 1001)}),
+    "mov": ("a.mov", {"audio": "pcm_s16le"}),
+    "m4v": ("a.m4v", {}),
+    "milliseconds": ("a.mkv", {"time_base": Fraction(1, 1000), "pts": UNEVEN_MS}),
+    "avi with JPEG": ("a.avi", {"codec": "mjpeg", "pix_fmt": "yuvj420p", "audio": "pcm_s16le"}),
+}
+
+
+@pytest.mark.parametrize("kind", EXACT_TIMES)
+def test_joined_segments_keep_every_time_and_the_sound(tmp_path: Path, kind: str):
+    name, how = EXACT_TIMES[kind]
+    source = make_video(tmp_path / name, num_frames=30, **{"audio": True} | how)
+    output = reencode(source, tmp_path / "out")
+    assert frame_times(output) == frame_times(source)
+    assert audio_packet_hash(output) == audio_packet_hash(source)
+    assert sound_times(output) == sound_times(source)
+    assert mean_error(source, output) < 4
+
+
+def test_matroska_is_within_half_a_tick(tmp_path: Path):
+    # Prores in mov at 30000/1001; FFV1 has no place in mov, and mkv counts milliseconds.
+    rate = Fraction(30000, 1001)
+    source = make_video(
+        tmp_path / "a.mov",
+        num_frames=30,
+        codec="prores_ks",
+        pix_fmt="yuv422p10le",
+        rate=rate,
+        audio="pcm_s16le",
+    )
+    output = reencode(source, tmp_path / "out", codec="ffv1")
+    assert output.suffix == ".mkv"
+    gaps = [abs(a - b) for a, b in zip(frame_times(source), frame_times(output), strict=True)]
+    assert 0 < max(gaps) <= Fraction(1, 2000)
+    assert frame_hashes(output) == frame_hashes(source)
+    assert audio_packet_hash(output) == audio_packet_hash(source)
+
+
+def test_webm_becomes_mkv(tmp_path: Path):
+    source = make_video(tmp_path / "a.webm", num_frames=30, codec="libvpx-vp9", audio=True)
+    output = reencode(source, tmp_path / "out")
+    assert output.suffix == ".mkv"
+    assert frame_times(output) == frame_times(source)
+    assert audio_packet_hash(output) == audio_packet_hash(source)
+    assert index_video(str(output)).codec == "h264"
+
+
+def test_a_file_of_one_frame(tmp_path: Path):
+    source = make_video(tmp_path / "a.mp4", num_frames=1)
+    assert frame_times(reencode(source, tmp_path / "out", cuts=(0,))) == frame_times(source)
+
+
+LOSSLESS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "ffv1": ("ffv1", "a.mp4", {}),
+    "ffv1, 10 bits": ("ffv1", "a.mkv", {"codec": "ffv1", "pix_fmt": "yuv420p10le"}),
+    "ffv1, 4:2:2, 12 bits": ("ffv1", "a.mkv", {"codec": "ffv1", "pix_fmt": "yuv422p12le"}),
+    "ffv1, gray": ("ffv1", "a.mkv", {"codec": "ffv1", "pix_fmt": "gray"}),
+    "ffv1, full range": ("ffv1", "a.mp4", {"pix_fmt": "yuvj420p", "color": (2, 1, 1, 1)}),
+    "x264": ("x264-lossless", "a.mp4", {}),
+    "x264, full range": ("x264-lossless", "a.mp4", {"pix_fmt": "yuvj420p", "color": (2, 1, 1, 1)}),
+    "x264, 4:2:2": ("x264-lossless", "a.mkv", {"codec": "ffv1", "pix_fmt": "yuv422p"}),
+    "x264, 4:4:4, odd size": ("x264-lossless", "a.mkv", {"codec": "ffv1", "pix_fmt": "yuv444p", "width": 95}),
+}
+
+
+@pytest.mark.parametrize("kind", LOSSLESS)
+def test_lossless_codecs_keep_every_sample(tmp_path: Path, kind: str):
+    codec, name, how = LOSSLESS[kind]
+    source = make_video(tmp_path / name, num_frames=24, **how)
+    output = reencode(source, tmp_path / "out", codec=codec, cuts=(0, 11))
+    hashes = frame_hashes(source)
+    assert len(set(hashes)) == 24
+    assert frame_hashes(output) == hashes
+    before, after = index_video(str(source)), index_video(str(output))
+    assert after.color == before.color
+    assert after.pix_fmt.replace("yuvj", "yuv") == before.pix_fmt.replace("yuvj", "yuv")
+
+
+@pytest.mark.parametrize("color", [(1, 1, 1, 1), (2, 1, 1, 1), (1, 9, 9, 16), (1, 6, 6, 6)])
+def test_color_tags_and_pixel_shape_are_kept(tmp_path: Path, color: tuple[int, int, int, int]):
+    pix_fmt = "yuvj420p" if color[0] == 2 else "yuv420p"
+    source = make_video(
+        tmp_path / "a.mp4", num_frames=6, pix_fmt=pix_fmt, color=color, sample_aspect=Fraction(12, 11)
+    )
+    index = index_video(str(reencode(source, tmp_path / "out", cuts=(0, 3))))
+    assert index.color == color
+    assert index.sample_aspect == Fraction(12, 11)
+    assert index.pix_fmt == pix_fmt
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+@pytest.mark.parametrize("rotation", [90, 180, 270])
+def test_rotation_is_kept(tmp_path: Path, rotation: int, suffix: str):
+    source = make_video(tmp_path / f"a{suffix}", num_frames=4, rotation=rotation)
+    output = reencode(source, tmp_path / "out", cuts=(0, 2))
+    before, after = index_video(str(source)), index_video(str(output))
+    assert after.rotation == before.rotation == rotation
+    assert after.display_matrix == before.display_matrix
+    assert (after.width, after.height) == (96, 64)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_done_twice_gives_the_same_bytes(tmp_path: Path, suffix: str):
+    source = make_video(tmp_path / f"a{suffix}", num_frames=30, audio=True)
+    first, second = (reencode(source, tmp_path / name) for name in ("one", "two"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_titles_chapters_and_subtitles_are_copied(tmp_path: Path):
+    plain = make_video(tmp_path / "plain.mp4", num_frames=30, audio="libmp3lame")
+    (tmp_path / "words.srt").write_text("1\n00:00:00,100 --> 00:00:00,900\nHello\n\n")
+    chapter = {"id": 1, "start": 0, "end": 800, "time_base": Fraction(1, 1000), "metadata": {"title": "one"}}
+    source = tmp_path / "source.mkv"
+    with (
+        av.open(str(plain)) as pictures,
+        av.open(str(tmp_path / "words.srt")) as words,
+        av.open(str(source), "w") as container,
+    ):
+        copies = {s: container.add_stream_from_template(s) for s in [*pictures.streams, *words.streams]}
+        copies[pictures.streams[0]].codec_context.framerate = Fraction(25)
+        copies[words.streams[0]].metadata["language"] = "deu"
+        container.metadata["title"] = "A day"
+        container.set_chapters([chapter])
+        packets = [p for p in [*pictures.demux(), *words.demux()] if p.size]
+        for packet in sorted(packets, key=lambda p: p.dts * p.time_base):
+            packet.stream = copies[packet.stream]
+            container.mux(packet)
+    output = reencode(source, tmp_path / "out")
+    with av.open(str(output)) as container:
+        assert [s.type for s in container.streams] == ["video", "audio", "subtitle"]
+        assert container.metadata["title"] == "A day"
+        assert container.streams[2].metadata["language"] == "deu"
+        assert [c["metadata"]["title"] for c in container.chapters()] == ["one"]
+        assert [bytes(p) for p in container.demux(subtitles=0) if p.size] == [b"Hello"]
+
+
+def test_streams_that_no_container_takes_are_named(tmp_path: Path):
+    source = make_video(tmp_path / "a.mov", num_frames=4, audio=True, metadata={"timecode": "01:00:00:00"})
+    index = index_video(str(source))
+    container = choose_container(index, encoder_settings(index))
+    assert container.copied == (1,)
+    assert len(container.dropped) == 1
+    assert container.dropped[0].startswith("2 data")
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "suffix"),
+    [
+        ("a.mp4", "libx264", ".mp4"),
+        ("a.mp4", "ffv1", ".mp4"),
+        ("a.mov", "libx264", ".mov"),
+        ("a.mov", "ffv1", ".mkv"),
+        ("a.mkv", "libx264", ".mkv"),
+        ("a.ts", "libx264", ".mp4"),
+    ],
+)
+def test_container_is_the_sources_where_it_can_be(tmp_path: Path, name: str, codec: str, suffix: str):
+    index = index_video(str(make_video(tmp_path / name, num_frames=3, audio=True)))
+    container = choose_container(index, encoder_settings(index, codec))
+    assert container.suffix == suffix
+    assert container.copied == (1,)
+    assert container.dropped == ()
+
+
+@pytest.mark.parametrize("codec", ["libx264", "x264-lossless"])
+@pytest.mark.parametrize(
+    ("width", "height", "pix_fmt"), [(95, 64, "yuv420p"), (96, 63, "yuv420p"), (95, 64, "yuv422p")]
+)
+def test_odd_sizes_are_refused_with_the_remedy(tmp_path: Path, width: int, height: int, pix_fmt: str, codec: str):
+    source = make_video(
+        tmp_path / "a.mkv", num_frames=2, codec="ffv1", pix_fmt=pix_fmt, width=width, height=height
+    )
+    index = index_video(str(source))
+    with pytest.raises(VideoError) as raised:
+        check_encoder(index, encoder_settings(index, codec))
+    for word in (str(source), codec, f"{width}x{height}", pix_fmt, "odd size", "encode.codec=ffv1"):
+        assert word in str(raised.value)
+
+
+def test_odd_sizes_of_other_formats_pass(tmp_path: Path):
+    source = make_video(
+        tmp_path / "a.mkv", num_frames=4, codec="ffv1", pix_fmt="yuv422p", width=96, height=63
+    )
+    assert index_video(str(reencode(source, tmp_path / "out", cuts=(0, 2)))).height == 63
+
+
+@pytest.mark.parametrize(
+    ("pix_fmt", "codec", "message"),
+    [
+        ("yuv420p10le", "x264-lossless", "lossless at 8 bits only and the video is yuv420p10le"),
+        ("yuv422p12le", "libx264", "libx264 cannot encode its pixel format yuv422p12le"),
+    ],
+)
+def test_bit_depths_that_x264_lacks_are_refused(tmp_path: Path, pix_fmt: str, codec: str, message: str):
+    index = index_video(str(make_video(tmp_path / "a.mkv", num_frames=2, codec="ffv1", pix_fmt=pix_fmt)))
+    with pytest.raises(VideoError, match=rf"{message}; set encode\.codec=ffv1"):
+        check_encoder(index, encoder_settings(index, codec))
+
+
+def test_other_quality_has_other_parameter_sets(tmp_path: Path):
+    # Joined, such segments decode to wrong pictures without any error.
+    index = index_video(str(make_video(tmp_path / "a.mp4", num_frames=12)))
+    hashes = set()
+    for crf in (16, 30):
+        _, encoded = encode_all(index, encoder_settings(index, crf=crf), tmp_path / str(crf), cuts=(0, 6))
+        assert len({segment.extradata_sha256 for segment in encoded}) == 1
+        hashes |= {segment.extradata_sha256 for segment in encoded}
+    assert len(hashes) == 2
+
+
+def test_encoded_segment_describes_its_file(tmp_path: Path):
+    index = index_video(str(make_video(tmp_path / "a.mp4", num_frames=12)))
+    paths, encoded = encode_all(index, encoder_settings(index), tmp_path / "out", cuts=(0, 5))
+    assert [segment.num_frames for segment in encoded] == [5, 7]
+    assert [segment.num_bytes for segment in encoded] == [path.stat().st_size for path in paths]
+    assert frame_times(paths[1])[0] == 0
+
+
+def test_lossless_means_the_frames_given_not_the_sources(tmp_path: Path):
+    index = index_video(str(make_video(tmp_path / "a.mp4", num_frames=4)))
+    frames = list(decode_range(index, 0, 4))
+    frames[2].make_writable()
+    luma = np.frombuffer(frames[2].planes[0], np.uint8).reshape(-1, frames[2].planes[0].line_size)
+    luma[10:20, 10:20] = 200
+    path = tmp_path / "changed.mp4"
+    encode_segment(path, iter(frames), index.pts, index, encoder_settings(index, "x264-lossless"))
+    source, changed = frame_hashes(Path(index.path)), frame_hashes(path)
+    assert [a == b for a, b in zip(source, changed, strict=True)] == [True, True, False, True]
+
+
+@pytest.fixture(scope="module")
+def joined(tmp_path_factory: pytest.TempPathFactory) -> tuple[VideoIndex, Container, Path]:
+    folder = tmp_path_factory.mktemp("joined")
+    source = make_video(folder / "a.mp4", num_frames=30, audio=True)
+    index = index_video(str(source))
+    return index, choose_container(index, encoder_settings(index)), reencode(source, folder / "out")
+
+
+def test_verification_finds_a_missing_frame(joined: tuple[VideoIndex, Container, Path]):
+    index, container, output = joined
+    longer = replace(index, pts=(*index.pts, index.pts[-1] + 512))
+    with pytest.raises(VideoError, match="the output holds 30 frames, the source 31"):
+        verify_output(output, longer, container)
+
+
+def test_verification_finds_a_moved_frame(joined: tuple[VideoIndex, Container, Path]):
+    index, container, output = joined
+    moved = replace(index, pts=(*index.pts[:7], index.pts[7] + 1, *index.pts[8:]))
+    with pytest.raises(VideoError, match=r"frame 7 of the output is at 0\.280000 s, in the source at 0\.280078 s"):
+        verify_output(output, moved, container)
+
+
+def test_verification_finds_other_sound(joined: tuple[VideoIndex, Container, Path], tmp_path: Path):
+    index, container, output = joined
+    other = make_video(tmp_path / "other.mp4", num_frames=30, audio="libmp3lame")
+    with pytest.raises(VideoError, match="stream 1 was not copied byte for byte"):
+        verify_output(output, replace(index, path=str(other)), container)
+
+
+def test_packet_hashes_are_per_stream(joined: tuple[VideoIndex, Container, Path]):
+    index, _, output = joined
+    assert packet_hashes(index.path, [1]) == packet_hashes(str(output), [1]) == [audio_packet_hash(output)]
+    assert packet_hashes(index.path, [0]) != packet_hashes(str(output), [0])

@@ -1,0 +1,194 @@
+import hashlib
+import json
+from dataclasses import asdict
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from sttn_ray.errors import VideoError
+from sttn_ray.video.index import OtherStream, VideoIndex, index_video
+from tests.media import frame_times, make_video
+
+VARIABLE_PTS = [1000, 1010, 1500, 1502, 1503, 2000, 2900, 2901, 4000, 4100, 4101, 7000]
+
+
+def remux(source: Path, target: Path, *, shift_s: Fraction = Fraction(0), matrix: list[int] | None = None) -> Path:
+    """Copy a file's streams packet by packet, all times moved by `shift_s`."""
+    with av.open(str(source)) as container, av.open(str(target), "w") as output:
+        copies = {s.index: output.add_stream_from_template(s) for s in container.streams}
+        if matrix is not None:
+            copies[0].set_display_matrix(matrix)
+        for packet in container.demux():
+            if packet.size:
+                packet.pts += round(shift_s / packet.time_base)
+                packet.dts += round(shift_s / packet.time_base)
+                packet.stream = copies[packet.stream_index]
+                output.mux(packet)
+    return target
+
+
+def make_sound(path: Path) -> Path:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=48000)
+        stream.codec_context.layout = "mono"
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate, frame.pts = 48000, 0
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def test_index_holds_what_was_written(tmp_path: Path):
+    path = make_video(
+        tmp_path / "a.mp4",
+        num_frames=30,
+        gop=10,
+        audio=True,
+        color=(1, 1, 1, 1),
+        sample_aspect=Fraction(4, 3),
+    )
+    index = index_video(str(path))
+    data = path.read_bytes()
+    assert (index.path, index.num_bytes, index.sha256) == (
+        str(path),
+        len(data),
+        hashlib.sha256(data).hexdigest(),
+    )
+    assert (index.codec, index.pix_fmt, index.width, index.height) == ("h264", "yuv420p", 96, 64)
+    assert index.num_frames == 30
+    assert index.time_base == Fraction(1, 12800)
+    assert index.rate == 25
+    assert index.pts == tuple(range(0, 30 * 512, 512))
+    assert index.keyframe_pts == (0, 10 * 512, 20 * 512)
+    assert index.color == (1, 1, 1, 1)
+    assert index.sample_aspect == Fraction(4, 3)
+    assert (index.rotation, index.displayed_size, index.display_matrix) == (0, (96, 64), None)
+    assert index.others == (OtherStream(index=1, kind="audio", codec="aac"),)
+    assert index.frames_skipped == 0
+
+
+def test_variable_frame_times_and_a_late_start_are_kept(tmp_path: Path):
+    path = make_video(
+        tmp_path / "vfr.mp4", num_frames=12, time_base=Fraction(1, 1000), pts=VARIABLE_PTS, options={"bf": "0"}
+    )
+    index = index_video(str(path))
+    assert [p * index.time_base for p in index.pts] == frame_times(path)
+    gaps = [b - a for a, b in zip(index.pts, index.pts[1:], strict=False)]
+    assert gaps == [b - a for a, b in zip(VARIABLE_PTS, VARIABLE_PTS[1:], strict=False)]
+    assert index.pts[0] > 900
+    assert index.times_s()[:3] == [0.0, 0.01, 0.5]
+
+
+def test_frames_that_an_edit_list_hides_are_not_counted(tmp_path: Path):
+    whole = make_video(tmp_path / "whole.mp4", num_frames=30, audio=True)
+    path = remux(whole, tmp_path / "cut.mp4", shift_s=Fraction(-10, 25))
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].frames == 30  # the header counts them
+    index = index_video(str(path))
+    assert index.num_frames == 20
+    assert [p * index.time_base for p in index.pts] == frame_times(path)
+
+
+def test_frames_before_the_first_that_decodes_are_counted_apart(tmp_path: Path):
+    whole = make_video(tmp_path / "whole.ts", num_frames=40, open_gop=True)
+    data = whole.read_bytes()
+    path = tmp_path / "cut.ts"
+    path.write_bytes(data[188 * (len(data) // 188 // 5) :])
+    index = index_video(str(path))
+    assert index.frames_skipped > 0
+    assert index.num_frames + index.frames_skipped < 40
+    assert [p * index.time_base for p in index.pts] == frame_times(path)
+
+
+@pytest.mark.parametrize(("rotation", "displayed"), [(90, (64, 96)), (180, (96, 64)), (270, (64, 96))])
+def test_rotation_turns_the_displayed_size(tmp_path: Path, rotation: int, displayed: tuple[int, int]):
+    index = index_video(str(make_video(tmp_path / "turned.mp4", num_frames=3, rotation=rotation)))
+    assert index.rotation == rotation
+    assert (index.width, index.height) == (96, 64)
+    assert index.displayed_size == displayed
+    assert index.display_matrix is not None
+    assert len(index.display_matrix) == 9
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".ts"])
+def test_index_survives_json(tmp_path: Path, suffix: str):
+    path = make_video(tmp_path / f"a{suffix}", num_frames=14, audio=True, rotation=90 if suffix == ".mp4" else 0)
+    index = index_video(str(path))
+    again = VideoIndex.from_dict(json.loads(json.dumps(index.as_dict())))
+    assert again == index
+    assert {name: type(value) for name, value in asdict(again).items()} == {
+        name: type(value) for name, value in asdict(index).items()
+    }
+
+
+def test_content_decides_not_the_extension(tmp_path: Path):
+    path = make_video(tmp_path / "a.mp4", num_frames=5).rename(tmp_path / "a.mkv")
+    index = index_video(str(path))
+    assert index.num_frames == 5
+    assert "mp4" in index.format
+
+
+def test_one_changed_byte_is_another_video(tmp_path: Path):
+    path = make_video(tmp_path / "a.mp4", num_frames=5, metadata={"title": "first"})
+    before = index_video(str(path))
+    path.write_bytes(path.read_bytes().replace(b"first", b"later"))
+    after = index_video(str(path))
+    assert after.pts == before.pts
+    assert after.sha256 != before.sha256
+
+
+def test_missing_file(tmp_path: Path):
+    with pytest.raises(VideoError, match=r"none\.mp4: no such file"):
+        index_video(str(tmp_path / "none.mp4"))
+
+
+def test_empty_file(tmp_path: Path):
+    (tmp_path / "empty.mp4").touch()
+    with pytest.raises(VideoError, match=r"empty\.mp4: the file is empty \(0 bytes\)"):
+        index_video(str(tmp_path / "empty.mp4"))
+
+
+def test_text_with_a_videos_extension(tmp_path: Path):
+    (tmp_path / "notes.mp4").write_text("not a video\n" * 100)
+    with pytest.raises(VideoError, match=r"notes\.mp4: cannot be read as a video"):
+        index_video(str(tmp_path / "notes.mp4"))
+
+
+def test_mp4_without_its_end(tmp_path: Path):
+    path = make_video(tmp_path / "a.mp4", num_frames=10)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(VideoError, match="cannot be read as a video"):
+        index_video(str(path))
+
+
+def test_sound_alone(tmp_path: Path):
+    with pytest.raises(VideoError, match="no video stream; its streams: audio"):
+        index_video(str(make_sound(tmp_path / "sound.mp4")))
+
+
+def test_interlaced(tmp_path: Path):
+    path = make_video(tmp_path / "tv.mp4", num_frames=5, options={"x264-params": "interlaced=1"})
+    with pytest.raises(VideoError, match="is interlaced.*deinterlace it first"):
+        index_video(str(path))
+
+
+def test_transparent(tmp_path: Path):
+    path = make_video(tmp_path / "logo.webm", num_frames=3, codec="libvpx-vp9", pix_fmt="yuva420p")
+    with pytest.raises(VideoError, match="transparency"):
+        index_video(str(path))
+
+
+def test_mirrored(tmp_path: Path):
+    whole = make_video(tmp_path / "whole.mp4", num_frames=3)
+    path = remux(whole, tmp_path / "selfie.mp4", matrix=[-65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30])
+    with pytest.raises(VideoError, match="shown mirrored"):
+        index_video(str(path))
+
+
+def test_stream_without_timestamps(tmp_path: Path):
+    path = make_video(tmp_path / "raw.h264", num_frames=5)
+    with pytest.raises(VideoError, match=r"no usable timestamps.*remux it"):
+        index_video(str(path))
