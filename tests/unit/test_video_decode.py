@@ -110,7 +110,7 @@ def test_a_frame_at_another_time_than_indexed(tmp_path: Path):
     pts = [n * 40 for n in range(20)]
     make_video(path, num_frames=20, time_base=Fraction(1, 1000), pts=[*pts[:9], pts[9] + 3, *pts[10:]])
     assert len(hashes(index, 0, 9)) == 9
-    with pytest.raises(VideoError, match="frame 9 of 20 cannot be decoded: expected pts 360.*got pts 363"):
+    with pytest.raises(VideoError, match=r"frame 9 of 20 cannot be decoded: expected pts 360.*got pts 363"):
         hashes(index, 0, 20)
 
 

@@ -76,8 +76,7 @@ def test_variable_frame_times_and_a_late_start_are_kept(tmp_path: Path):
     )
     index = index_video(str(path))
     assert [p * index.time_base for p in index.pts] == frame_times(path)
-    gaps = [b - a for a, b in zip(index.pts, index.pts[1:], strict=False)]
-    assert gaps == [b - a for a, b in zip(VARIABLE_PTS, VARIABLE_PTS[1:], strict=False)]
+    assert np.array_equal(np.diff(index.pts), np.diff(VARIABLE_PTS))
     assert index.pts[0] > 900
     assert index.times_s()[:3] == [0.0, 0.01, 0.5]
 
@@ -171,7 +170,7 @@ def test_sound_alone(tmp_path: Path):
 
 def test_interlaced(tmp_path: Path):
     path = make_video(tmp_path / "tv.mp4", num_frames=5, options={"x264-params": "interlaced=1"})
-    with pytest.raises(VideoError, match="is interlaced.*deinterlace it first"):
+    with pytest.raises(VideoError, match=r"is interlaced.*deinterlace it first"):
         index_video(str(path))
 
 

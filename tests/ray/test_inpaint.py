@@ -1,0 +1,221 @@
+"""`pipelines.inpaint` on a real local cluster, with real videos."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import ray
+
+from pipelines import inpaint
+from sttn_ray.config import load_experiment
+from sttn_ray.masks.boxes import draw_boxes, parse_boxes
+from sttn_ray.masks.hole import make_hole
+from sttn_ray.model.generator import Generator, GeneratorConfig
+from sttn_ray.model.weights import save_generator
+from tests.media import audio_packet_hash, frame_times, make_damaged_copy, make_video
+
+ROOT = Path(__file__).parents[2]
+BOX = "16,12,30,20"
+TINY = GeneratorConfig(channels=16, num_blocks=1, width=96, height=48, mask_keys=True)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "tiny.pt"
+    save_generator(path, Generator(TINY))
+    return path
+
+
+def planes(path: Path) -> list[list[np.ndarray]]:
+    with av.open(str(path)) as container:
+        return [
+            [
+                np.frombuffer(p, np.uint8).reshape(-1, p.line_size)[: p.height, : p.width].copy()
+                for p in frame.planes
+            ]
+            for frame in container.decode(video=0)
+        ]
+
+
+def run(*words: str) -> int:
+    return inpaint.run(load_experiment(words))
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_catalog_is_done_and_what_is_bad_is_a_row(tmp_path: Path, checkpoint: Path) -> None:
+    films = tmp_path / "films"
+    films.mkdir()
+    make_video(films / "sound.mp4", num_frames=36, audio=True)
+    make_video(films / "matroska.mkv", num_frames=20)
+    make_video(films / "turned.mp4", num_frames=12, rotation=90)
+    make_video(films / "plain.mp4", num_frames=12, seed=3)
+    whole = make_video(tmp_path / "whole.mp4", num_frames=40)
+    make_damaged_copy(whole, films / "damaged.mp4", start=0.5, stop=0.7)
+    (films / "words.mp4").write_text("not a video")
+    rows = [f'films/{p.name},"{BOX}"' for p in sorted(films.iterdir()) if p.name != "plain.mp4"]
+    rows += ["films/plain.mp4,\"10,10,20,20@90-99\"", f'films/absent.mp4,"{BOX}"']
+    (tmp_path / "catalog.csv").write_text("video,boxes\n" + "\n".join(rows) + "\n")
+    words = (
+        f"inpaint.catalog={tmp_path / 'catalog.csv'}",
+        f"inpaint.output={tmp_path / 'out'}",
+        f"inpaint.checkpoint={checkpoint}",
+        "inpaint.segment_frames=14",
+        "encode.codec=x264-lossless",
+        "encode.preset=ultrafast",
+    )
+    assert run(*words) == 1
+    manifest = {Path(r["video"]).name: r for r in pq.read_table(tmp_path / "out/manifest.parquet").to_pylist()}
+    assert {name: r["status"] for name, r in manifest.items()} == {
+        "sound.mp4": "done",
+        "matroska.mkv": "done",
+        "turned.mp4": "done",
+        "plain.mp4": "copied",
+        "damaged.mp4": "failed",
+        "words.mp4": "failed",
+        "absent.mp4": "failed",
+    }
+    assert not any(r["is_unexpected"] for r in manifest.values())
+    assert "damaged" in manifest["damaged.mp4"]["reason"]
+    assert not (tmp_path / "out/damaged.mp4").exists()
+    assert (tmp_path / "out/plain.mp4").read_bytes() == (films / "plain.mp4").read_bytes()
+
+    for name in ("sound.mp4", "matroska.mkv", "turned.mp4"):
+        assert frame_times(tmp_path / "out" / name) == frame_times(films / name)
+    assert audio_packet_hash(tmp_path / "out/sound.mp4") == audio_packet_hash(films / "sound.mp4")
+
+    mask = draw_boxes(parse_boxes(BOX), 96, 64, 0.0)
+    hole = make_hole(mask, dilation_px=6, feather_px=4, chroma_step=(2, 2)).pixels
+    for before, after in zip(planes(films / "sound.mp4"), planes(tmp_path / "out/sound.mp4"), strict=True):
+        np.testing.assert_array_equal(before[0][~hole], after[0][~hole])
+        np.testing.assert_array_equal(before[1][~hole[::2, ::2]], after[1][~hole[::2, ::2]])
+        assert (before[0][mask] != after[0][mask]).mean() > 0.5
+
+    # The same request again does nothing that is done, and tries what failed.
+    times = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("*.m*")}
+    assert run(*words) == 1
+    again = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("*.m*") if p.suffix != ".parquet"}
+    assert again == {p: t for p, t in times.items() if p.suffix != ".parquet"}
+
+    # A mended source is done by the next run, and only it.
+    (films / "damaged.mp4").write_bytes(whole.read_bytes())
+    (films / "words.mp4").write_bytes(whole.read_bytes())
+    assert run(*words) == 1
+    manifest = {Path(r["video"]).name: r for r in pq.read_table(tmp_path / "out/manifest.parquet").to_pylist()}
+    assert manifest["damaged.mp4"]["status"] == manifest["words.mp4"]["status"] == "done"
+    assert manifest["absent.mp4"]["status"] == "failed"
+    assert (tmp_path / "out/sound.mp4").stat().st_mtime_ns == times[tmp_path / "out/sound.mp4"]
+
+
+@pytest.mark.usefixtures("cluster")
+def test_other_settings_on_the_same_output_are_refused(tmp_path: Path, checkpoint: Path) -> None:
+    make_video(tmp_path / "film.mp4", num_frames=12)
+    words = (
+        f"inpaint.video={tmp_path / 'film.mp4'}",
+        f"inpaint.boxes={BOX}",
+        f"inpaint.output={tmp_path / 'out'}",
+        f"inpaint.checkpoint={checkpoint}",
+        "encode.preset=ultrafast",
+    )
+    assert run(*words) == 0
+    with pytest.raises(inpaint.ConfigError, match="crf was 16, now 20"):
+        run(*words, "encode.crf=20")
+
+
+def test_a_wrong_request_exits_with_2_and_all_faults() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pipelines.inpaint", "inpaint.video=a.mp4", "inpaint.video_=b", "encode.crf=99"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "inpaint.video_: no such setting; did you mean inpaint.video?" in done.stderr
+    assert "encode.crf=99" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_killed_driver_and_killed_process_give_the_same_bytes(tmp_path: Path, checkpoint: Path) -> None:
+    make_video(tmp_path / "film.mp4", num_frames=150, audio=True)
+
+    def start(output: str) -> subprocess.Popen[bytes]:
+        words = [
+            f"inpaint.video={tmp_path / 'film.mp4'}",
+            f"inpaint.boxes={BOX}",
+            f"inpaint.output={tmp_path / output}",
+            f"inpaint.checkpoint={checkpoint}",
+            "inpaint.segment_frames=10",
+        ]
+        return subprocess.Popen(
+            [sys.executable, "-m", "pipelines.inpaint", *words],
+            cwd=ROOT,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    assert start("undisturbed").wait(120) == 0
+
+    killed = start("disturbed")
+    first = wait_for_segments(tmp_path / "disturbed", 2)
+    killed.kill()
+    killed.wait(30)
+    recorded = {p: p.stat().st_mtime_ns for p in first}
+
+    resumed = start("disturbed")
+    wait_for_segments(tmp_path / "disturbed", len(recorded) + 2)
+    # What was recorded before the kill was not done again.
+    assert {p: p.stat().st_mtime_ns for p in recorded} == recorded
+    kill_a_worker(resumed.pid)
+    assert resumed.wait(180) == 0
+    assert (tmp_path / "disturbed/film.mp4").read_bytes() == (tmp_path / "undisturbed/film.mp4").read_bytes()
+
+
+def wait_for_segments(output: Path, count: int) -> list[Path]:
+    """The records that exist once there are at least `count`."""
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        found = list(output.glob("_sttn/items/*/segment-*.json"))
+        if len(found) >= count:
+            return found
+        time.sleep(0.02)
+    raise AssertionError(f"no {count} segments after two minutes")
+
+
+def kill_a_worker(driver_pid: int) -> None:
+    """SIGKILL the process that holds the network, of the cluster this driver started."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        for pid, command in descendants(driver_pid):
+            if command.startswith("ray::") and "Completer" in command:
+                os.kill(pid, 9)
+                return
+        time.sleep(0.02)
+    raise AssertionError("no process of the network to kill")
+
+
+def descendants(pid: int) -> list[tuple[int, str]]:
+    listing = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True)
+    children: dict[int, list[tuple[int, str]]] = {}
+    for line in listing.stdout.splitlines():
+        child, parent, command = line.split(maxsplit=2)
+        children.setdefault(int(parent), []).append((int(child), command))
+    found, todo = [], [pid]
+    while todo:
+        for child in children.get(todo.pop(), []):
+            found.append(child)
+            todo.append(child[0])
+    return found

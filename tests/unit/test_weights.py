@@ -1,0 +1,217 @@
+"""Checkpoints: ours and the published layout load; anything else is refused by name and fault."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sttn_ray.errors import CheckpointError
+from sttn_ray.model import weights
+from sttn_ray.model.generator import PRESETS, Generator, GeneratorConfig
+from sttn_ray.model.weights import load_discriminator, load_generator, save_generator
+
+TINY = GeneratorConfig(
+    channels=16, num_blocks=1, width=48, height=48, grids=(1, 3), mask_keys=True
+)
+
+
+@pytest.fixture
+def generator() -> Generator:
+    torch.manual_seed(0)
+    return Generator(TINY)
+
+
+@pytest.fixture
+def data(generator: Generator) -> dict[str, Any]:
+    """What our checkpoint of the generator holds."""
+    return {"format_version": 1, "model": TINY.as_dict(), "generator": generator.state_dict()}
+
+
+def assert_same_state(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    assert list(found) == list(wanted)
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def refused(path: Path) -> str:
+    """The message that refuses a file; it names the file."""
+    with pytest.raises(CheckpointError) as caught:
+        load_generator(path)
+    assert str(path) in str(caught.value)
+    return str(caught.value).replace(str(path), "")
+
+
+def test_round_trip(tmp_path: Path, generator: Generator) -> None:
+    save_generator(tmp_path / "ours.pth", generator)
+    loaded = load_generator(tmp_path / "ours.pth")
+    assert loaded.config == TINY
+    assert not loaded.training
+    assert_same_state(loaded.state_dict(), generator.state_dict())
+
+
+def test_our_checkpoint_holds_plain_values_only(tmp_path: Path, generator: Generator) -> None:
+    save_generator(tmp_path / "ours.pth", generator)
+    data = torch.load(tmp_path / "ours.pth", weights_only=True)
+    assert data["format_version"] == 1
+    assert data["model"] == {
+        "channels": 16,
+        "num_blocks": 1,
+        "width": 48,
+        "height": 48,
+        "grids": [1, 3],
+        "mask_keys": True,
+    }
+
+
+@pytest.mark.parametrize("mask_keys", [None, False, True])
+def test_mask_keys_can_be_overridden(
+    tmp_path: Path, generator: Generator, mask_keys: bool | None
+) -> None:
+    save_generator(tmp_path / "ours.pth", generator)
+    loaded = load_generator(tmp_path / "ours.pth", mask_keys=mask_keys)
+    assert loaded.config.mask_keys is (True if mask_keys is None else mask_keys)
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_published_layout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, generator: Generator, prefix: str, is_zip: bool
+) -> None:
+    """As saved by the published trainer, also from under DistributedDataParallel and by torch 1.1."""
+    monkeypatch.setitem(PRESETS, "sttn", TINY)
+    state = {prefix + name: value for name, value in generator.state_dict().items()}
+    path = tmp_path / "gen_00050.pth"
+    torch.save({"netG": state}, path, _use_new_zipfile_serialization=is_zip)
+    loaded = load_generator(path)
+    assert loaded.config == TINY  # the layout does not tell: it is the "sttn" preset
+    assert_same_state(loaded.state_dict(), generator.state_dict())
+
+
+def test_refuses_a_missing_file(tmp_path: Path) -> None:
+    assert "no such checkpoint file" in refused(tmp_path / "gone.pth")
+
+
+def test_refuses_a_folder(tmp_path: Path) -> None:
+    assert "is a folder" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["# weights\nsee the readme\n", "hello\n", ""])
+def test_refuses_text(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "readme.txt"
+    path.write_text(text)
+    message = refused(path)
+    assert "cannot be read as a checkpoint" in message or "not a checkpoint" in message
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.999])
+def test_refuses_a_truncated_file(tmp_path: Path, generator: Generator, share: float) -> None:
+    path = tmp_path / "ours.pth"
+    save_generator(path, generator)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * share)])
+    assert "is it complete?" in refused(path)
+
+
+class RunsCode:
+    """An object whose unpickling makes a folder."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
+        return os.mkdir, (str(self.trace),)
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_refuses_a_pickle_that_would_run_code(
+    tmp_path: Path, data: dict[str, Any], is_zip: bool
+) -> None:
+    path, trace = tmp_path / "evil.pth", tmp_path / "it-ran"
+    data["generator"]["extra"] = RunsCode(trace)
+    torch.save(data, path, _use_new_zipfile_serialization=is_zip)
+    assert "could run code" in refused(path)
+    assert not trace.exists()
+
+
+def _without(name: str) -> Callable[[dict[str, Any]], None]:
+    return lambda data: data.pop(name)
+
+
+def _first(data: dict[str, Any]) -> tuple[dict[str, Tensor], str]:
+    return data["generator"], next(iter(data["generator"]))
+
+
+def _cut_weight(data: dict[str, Any]) -> None:
+    state, name = _first(data)
+    state[name] = state[name][:3]
+
+
+def _drop_weight(data: dict[str, Any]) -> None:
+    state, name = _first(data)
+    del state[name]
+
+
+def _add_weight(data: dict[str, Any]) -> None:
+    data["generator"]["surplus"] = torch.zeros(1)
+
+
+def _spoil_weight(data: dict[str, Any]) -> None:
+    state, name = _first(data)
+    state[name] = state[name].clone()
+    state[name].view(-1)[5] = torch.nan
+
+
+WEIGHT = "transformer.0.attention.query_embedding.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (_cut_weight, f"{WEIGHT} has shape (3, 16, 1, 1), expected (16, 16, 1, 1)"),
+        (_drop_weight, f"missing {WEIGHT}"),
+        (_add_weight, "unexpected surplus"),
+        (_spoil_weight, f"{WEIGHT} holds values that are not finite"),
+        (_without("generator"), "no generator in this checkpoint"),
+        (_without("model"), "its 'model' section is not usable"),
+        (lambda data: data["model"].pop("width"), "its 'model' section is not usable"),
+        (lambda data: data["model"].update(depth=2), "its 'model' section is not usable"),
+        (lambda data: data["model"].update(num_blocks=2), "missing transformer.1."),
+        (lambda data: data.update(format_version=2), "checkpoint format 2, this version reads 1"),
+        (lambda data: data.update(format_version="1"), "checkpoint format '1'"),
+    ],
+)
+def test_refuses_what_does_not_fit(
+    tmp_path: Path, data: dict[str, Any], change: Callable[[dict[str, Any]], None], fault: str
+) -> None:
+    change(data)
+    torch.save(data, tmp_path / "changed.pth")
+    assert fault in refused(tmp_path / "changed.pth")
+
+
+def test_many_faults_are_counted_not_listed(tmp_path: Path, data: dict[str, Any]) -> None:
+    num_weights = len(data["generator"])
+    data["generator"].clear()
+    torch.save(data, tmp_path / "empty.pth")
+    message = refused(tmp_path / "empty.pth")
+    assert message.count("missing ") == 5
+    assert f"and {num_weights - 5} more" in message
+
+
+@pytest.mark.parametrize("content", [{}, {"netD": {}}, [1, 2], torch.zeros(3)])
+def test_refuses_other_contents(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "other.pth")
+    message = refused(tmp_path / "other.pth")
+    assert "no generator in this checkpoint" in message or "expected a dictionary" in message
+
+
+def test_discriminator_is_asked_for_by_its_key(tmp_path: Path, generator: Generator) -> None:
+    save_generator(tmp_path / "ours.pth", generator)
+    with pytest.raises(CheckpointError, match="expected the key 'netD'"):
+        load_discriminator(tmp_path / "ours.pth")
+
+
+def test_format_version_is_stated() -> None:
+    assert weights.FORMAT_VERSION == 1
