@@ -22,11 +22,11 @@ from benchmarks import plain
 from benchmarks.record import interleaved, parse_arguments, ratio, write_result
 from sttn_ray.completion import schedule as windows
 from sttn_ray.completion.engine import Engine, Precision, SourceFrame, fastest_precision
-from sttn_ray.completion.regions import find_regions
+from sttn_ray.completion.regions import Box, find_regions
 from sttn_ray.completion.schedule import Schedule, Shot
 from sttn_ray.masks.hole import make_hole
 from sttn_ray.model.generator import PRESETS, Generator
-from sttn_ray.video.color import color_format, rgb_to_planes
+from sttn_ray.video.color import Planes, color_format, rgb_to_planes
 from sttn_ray.video.write import read_pictures
 
 WIDTH, HEIGHT, NUM_FRAMES, CENTER = 432, 240, 80, 40
@@ -34,6 +34,7 @@ COLOR = color_format("yuv444p", 2, 1)  # full range without subsampling: both se
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, and write the result."""
     arguments = parse_arguments(__doc__ or "", argv)
     torch.set_num_threads(arguments.threads)
     cv2.setNumThreads(1)
@@ -67,9 +68,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             results[f"{name}_max_difference"] = float(np.abs(outputs[name] - outputs["plain"]).max())
     write_result(
         "engine",
-        {"preset": "sttn", "size": [WIDTH, HEIGHT], "frames": NUM_FRAMES, "quick": arguments.quick, "pairs": pairs,
-         "media": None if arguments.media is None else arguments.media.name,
-         "references": schedule.num_references},
+        {
+            "preset": "sttn",
+            "size": [WIDTH, HEIGHT],
+            "frames": NUM_FRAMES,
+            "quick": arguments.quick,
+            "pairs": pairs,
+            "media": None if arguments.media is None else arguments.media.name,
+            "references": schedule.num_references,
+        },
         results,
         arguments.json,
     )
@@ -82,9 +89,7 @@ def _pictures(media: Path | None) -> NDArray[np.uint8]:
             continue
         frames = read_pictures(path)
         if len(frames) >= NUM_FRAMES:
-            return np.stack(
-                [cv2.resize(f, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA) for f in frames[:NUM_FRAMES]]
-            )
+            return np.stack([cv2.resize(f, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA) for f in frames[:NUM_FRAMES]])
     rng = np.random.default_rng(0)
     texture = cv2.resize(rng.integers(0, 255, (60, 100, 3), np.uint8), (WIDTH + 160, HEIGHT))
     return np.stack([texture[:, 2 * n : 2 * n + WIDTH] for n in range(NUM_FRAMES)])
@@ -119,11 +124,9 @@ def _plain_window(
         new = plain.encode(generator, frames[: schedule.window_stride], holes[: schedule.window_stride])
         features[: schedule.window_stride] = new
         completed: list[NDArray[np.uint8] | None] = [None] * NUM_FRAMES
-        plain.complete_window(
-            generator, features, holes, pictures[neighbors], len(neighbors), completed, neighbors
-        )
+        plain.complete_window(generator, features, holes, pictures[neighbors], len(neighbors), completed, neighbors)
         done = np.stack([image for image in completed if image is not None])
-        return done[masks[neighbors]].astype(np.float32) / 255
+        return done[masks[neighbors]].astype(np.float32) / np.float32(255)
 
     return run
 
@@ -139,22 +142,22 @@ def _engine_window(
     engine = Engine(generator, device="cpu", precision=precision, schedule=schedule)
     source = {}
     for n in [*neighbors, *references]:
-        planes = [
+        planes: Planes = [
             np.clip(np.rint(plane), 0, 255).astype(np.uint8)
             for plane in rgb_to_planes(pictures[n].astype(np.float32) / 255, COLOR)
         ]
         hole = make_hole(masks[n], dilation_px=0, feather_px=0, chroma_step=(1, 1))
         source[n] = SourceFrame(n, planes, hole)
-    union = masks[neighbors].any(0)
+    union = np.asarray(masks[neighbors].any(0))
     (region,) = find_regions(union, engine.model_size)
-    features: dict = {}
-    numbers = [*neighbors, *references]
-    engine.predict(region, numbers, len(neighbors), source, COLOR, features)
+    features: dict[tuple[Box, int], torch.Tensor] = {}
+    frames = [source[n] for n in [*neighbors, *references]]
+    engine.predict(region, frames, len(neighbors), COLOR, features)
 
     def run() -> NDArray[np.float32]:
         for n in neighbors[: schedule.window_stride]:
             del features[region.box, n]
-        predicted = engine.predict(region, numbers, len(neighbors), source, COLOR, features)
+        predicted = engine.predict(region, frames, len(neighbors), COLOR, features)
         return np.clip(predicted[masks[neighbors]], 0, 1)
 
     return run

@@ -5,6 +5,7 @@ all frames of a window to its end, predictions cut to eight bits, and overlaps h
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,6 +47,7 @@ def complete_window(
     """
     small_masks = F.interpolate(masks, scale_factor=0.25)
     x = features
+    block: Any
     for block in generator.transformer:
         x = x + _attention(block.attention, x, small_masks)
         x = x + block.feed_forward.conv(x)
@@ -60,7 +62,7 @@ def complete_window(
         completed[number] = image
 
 
-def _attention(attention: torch.nn.Module, x: Tensor, masks: Tensor) -> Tensor:
+def _attention(attention: Any, x: Tensor, masks: Tensor) -> Tensor:
     t, channels, height, width = x.shape
     query, key, value = (
         embed(x).chunk(len(PATCHES), dim=1)

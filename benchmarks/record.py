@@ -51,9 +51,7 @@ def ratio(slow: Sequence[float], fast: Sequence[float]) -> dict[str, float]:
     }
 
 
-def write_result(
-    name: str, settings: dict[str, Any], results: dict[str, Any], path: Path | None
-) -> dict[str, Any]:
+def write_result(name: str, settings: dict[str, Any], results: dict[str, Any], path: Path | None) -> dict[str, Any]:
     """One JSON object: name, versions, machine, settings, results."""
     record = {
         "name": name,

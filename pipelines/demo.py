@@ -43,6 +43,7 @@ EXAMPLE_FRAMES = (5, 30, 55)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit status."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     experiment = parse_command_line(__doc__, SECTIONS, argv)
     try:
@@ -105,8 +106,8 @@ def _write_corpus(folder: Path, scenes: dict[str, Scene]) -> Path:
             row["mask"] = f"masks/{name}"
         rows.append(row)
     catalog = folder / "catalog.csv"
-    with open(catalog, "w", newline="") as file:
-        writer = csv.DictWriter(file, ["video", "mask", "boxes"])
+    with open(catalog, "w", newline="") as table:
+        writer = csv.DictWriter(table, ["video", "mask", "boxes"])
         writer.writeheader()
         writer.writerows(rows)
     return catalog
@@ -141,9 +142,7 @@ def _fit(scenes: Sequence[Scene], options: DemoSection) -> Generator:
     return generator
 
 
-def _sample(
-    scene: Scene, rng: np.random.Generator, width: int, height: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _sample(scene: Scene, rng: np.random.Generator, width: int, height: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Frames and masks (1, T, 3 or 1, height, width) of a random crop with a random box as hole."""
     numbers = np.sort(rng.choice(len(scene.frames), CLIP_FRAMES, replace=False))
     top = int(rng.integers(0, scene.frames.shape[1] - height + 1))

@@ -3,8 +3,8 @@
 Reads videos with a mask or boxes each, and a generator's checkpoint. Writes the completed videos, a manifest.parquet
 with a row for every video, and records from which the same command goes on after an interruption.
 
-    python -m pipelines.inpaint inpaint.video=film.mp4 inpaint.mask=logo.png inpaint.output=out inpaint.checkpoint=sttn.pth
-    python -m pipelines.inpaint inpaint.catalog=catalog.csv inpaint.output=out inpaint.checkpoint=sttn.pth
+    python -m pipelines.inpaint inpaint.checkpoint=sttn.pth inpaint.output=out inpaint.video=a.mp4 inpaint.mask=a.png
+    python -m pipelines.inpaint inpaint.checkpoint=sttn.pth inpaint.output=out inpaint.catalog=catalog.csv
 
 Exit status: 0 all videos are done, 1 some failed (the manifest says why), 2 the request is wrong.
 """
@@ -85,6 +85,7 @@ MANIFEST = pa.schema(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit status."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     experiment = parse_command_line(__doc__, SECTIONS, argv)
     try:
@@ -105,9 +106,7 @@ def run(experiment: Experiment) -> int:
     generator = load_generator(options.checkpoint or "")
     cluster.connect()
     settings = _settings(experiment, cluster.choose_device(experiment.run.device))
-    num_actors = cluster.choose_num_actors(
-        experiment.run.num_actors, settings.device, experiment.run.actor_cpus
-    )
+    num_actors = cluster.choose_num_actors(experiment.run.num_actors, settings.device, experiment.run.actor_cpus)
     output_dir = os.path.abspath(options.output or "")
     claim_output(output_dir, settings)
     config = generator.config
@@ -157,12 +156,11 @@ def _requested_items(experiment: Experiment) -> list[Item]:
         faults.append("inpaint: give inpaint.mask or inpaint.boxes" + ", not both" * bool(options.mask))
     if options.catalog and (options.mask or options.boxes):
         faults.append("inpaint: with a catalog, masks and boxes stand in its rows")
-    for name in ("output", "checkpoint"):
-        if not getattr(options, name):
-            faults.append(f"inpaint.{name}: is missing")
+    faults += [f"inpaint.{name}: is missing" for name in ("output", "checkpoint") if not getattr(options, name)]
     if options.feather_px > options.dilation_px:
         faults.append(
-            f"inpaint.feather_px={options.feather_px}: is more than inpaint.dilation_px={options.dilation_px}, in which it lies"
+            f"inpaint.feather_px={options.feather_px}: is more than "
+            f"inpaint.dilation_px={options.dilation_px}, in which it lies"
         )
     if faults:
         raise ConfigError("\n".join(faults))
@@ -185,9 +183,7 @@ def _settings(experiment: Experiment, device: str) -> Settings:
         checkpoint_sha256=file_sha256(options.checkpoint or ""),
         device=device,
         precision=fastest_precision(device) if precision == "auto" else precision,
-        schedule=Schedule(
-            num_references=None if options.references == "all" else options.num_references
-        ),
+        schedule=Schedule(num_references=None if options.references == "all" else options.num_references),
         segment_frames=options.segment_frames,
         dilation_px=options.dilation_px,
         feather_px=options.feather_px,
@@ -223,7 +219,7 @@ def _build(
         .repartition(target_num_rows_per_block=1)
         # 3. Complete each segment (1:1). A fixed pool: each process holds the network, and loads it once.
         .map(
-            Completer,
+            Completer,  # type: ignore[arg-type]  # Ray's types do not know classes here
             fn_constructor_kwargs={
                 "generator": ray.put(generator),
                 "settings": settings,
@@ -241,9 +237,7 @@ def _build(
     )
 
 
-def make_plan_fn(
-    settings: Settings, output_dir: str, progress: ray.actor.ActorHandle
-) -> Callable[[Row], list[Row]]:
+def make_plan_fn(settings: Settings, output_dir: str, progress: ray.actor.ActorHandle) -> Callable[[Row], list[Row]]:
     """Rows of `Item` columns to rows of segments.
 
     Adds item, output_name, segment, frames, status ("todo", or an outcome's), step, error, reason.
@@ -255,7 +249,7 @@ def make_plan_fn(
         base = {"item": number, "output_name": item.output, "segment": -1, "frames": 0}
         try:
             todo, outcome = _plan_item(item, settings, output_dir)
-        except Exception as error:  # the one boundary of this operator
+        except Exception as error:  # noqa: BLE001 -- this operator's one boundary
             outcome = failure("plan", error)
             if item.fault is None:
                 ItemDir(output_dir, item.output).write_outcome(outcome)
@@ -268,9 +262,7 @@ def make_plan_fn(
     return plan
 
 
-def _plan_item(
-    item: Item, settings: Settings, output_dir: str
-) -> tuple[list[tuple[int, int]], Row | None]:
+def _plan_item(item: Item, settings: Settings, output_dir: str) -> tuple[list[tuple[int, int]], Row | None]:
     """Numbers and frames of the segments to do, or the outcome of a video that needs none."""
     if item.fault is not None:
         raise ConfigError(item.fault)
@@ -332,7 +324,7 @@ class Completer:
             if plan is None:  # published by another driver meanwhile
                 return row | {"status": "segment"}
             samples = list(self._complete(plan, row["segment"]))
-        except Exception as error:  # the one boundary of this operator
+        except Exception as error:  # noqa: BLE001 -- this operator's one boundary
             return row | _fail(item_dir, "complete", error, self._progress)
         return row | {"samples": samples, "seconds": time.monotonic() - start_s}
 
@@ -345,9 +337,7 @@ class Completer:
         index = plan.index
         color = color_format(index.pix_fmt, index.color[0], index.color[1])
         first, last = self._engine.read_range(start, stop, index.num_frames)
-        frames = prefetched(
-            _source_frames(plan, self._settings, color, first, last), PREFETCHED_FRAMES
-        )
+        frames = prefetched(_source_frames(plan, self._settings, color, first, last), PREFETCHED_FRAMES)
         unsent = 0
         for completed in self._engine.complete(
             frames, start=start, stop=stop, num_frames=index.num_frames, color=color
@@ -359,9 +349,7 @@ class Completer:
             yield completed.samples
 
 
-def make_encode_fn(
-    settings: Settings, output_dir: str, progress: ray.actor.ActorHandle
-) -> Callable[[Row], Row]:
+def make_encode_fn(settings: Settings, output_dir: str, progress: ray.actor.ActorHandle) -> Callable[[Row], Row]:
     """Rows of completed segments to rows of recorded ones; drops samples.
 
     The task that records a video's last segment publishes the video, and its row carries the outcome.
@@ -381,7 +369,7 @@ def make_encode_fn(
             progress.add.remote("encoded", row["frames"])
             step = "publish"
             outcome = publish_if_complete(item_dir, plan)
-        except Exception as error:  # the one boundary of this operator
+        except Exception as error:  # noqa: BLE001 -- this operator's one boundary
             return row | _fail(item_dir, step, error, progress)
         if outcome is None:
             return row | {"status": "segment"}
@@ -423,9 +411,7 @@ def _encode(
     )
 
 
-def _source_frames(
-    plan: Plan, settings: Settings, color: ColorFormat, start: int, stop: int
-) -> Iterator[SourceFrame]:
+def _source_frames(plan: Plan, settings: Settings, color: ColorFormat, start: int, stop: int) -> Iterator[SourceFrame]:
     holes = _holes(plan, settings, color, start, stop)
     frames = decode_range(plan.index, start, stop)
     for number, (frame, hole) in enumerate(zip(frames, holes, strict=True), start):

@@ -56,7 +56,7 @@ class ProgressLine:
 
     def _show(self) -> None:
         try:
-            counts = ray.get(self._progress.counts.remote(), timeout=5)
+            counts: dict[str, int] = ray.get(self._progress.counts.remote(), timeout=5)
         except (ray.exceptions.RayError, TimeoutError):
             return  # the counts are gone with their node; the job is not
         line = self._line(counts)

@@ -34,9 +34,7 @@ class RunSection(_Section):
     num_actors: int | None = Field(
         None, ge=1, description="processes that run the network; default: one a GPU, or as many as the CPUs carry"
     )
-    actor_cpus: int = Field(
-        2, ge=1, description="CPUs, and math threads, of each process that runs the network"
-    )
+    actor_cpus: int = Field(2, ge=1, description="CPUs, and math threads, of each process that runs the network")
     log_interval_s: float = Field(
         10.0, gt=0, description="seconds between progress lines where the output is not a terminal"
     )
@@ -52,23 +50,17 @@ class InpaintSection(_Section):
     boxes: str | None = Field(None, description=f"instead of a mask: {SYNTAX}")
     catalog: str | None = Field(
         None,
-        description="path of a .csv, .jsonl or .parquet file with the columns video, mask or boxes, and optionally output",
+        description="path of a .csv, .jsonl or .parquet file with columns video, mask or boxes, and if need be output",
     )
-    output: str | None = Field(
-        None, description="folder for the outputs, the manifest and the record of done work"
-    )
-    checkpoint: str | None = Field(
-        None, description="path of a generator's checkpoint: ours, or the published layout"
-    )
-    dilation_px: int = Field(
-        6, ge=0, le=256, description="radius by which a mask is enlarged, in pixels of the source"
-    )
+    output: str | None = Field(None, description="folder for the outputs, the manifest and the record of done work")
+    checkpoint: str | None = Field(None, description="path of a generator's checkpoint: ours, or the published layout")
+    dilation_px: int = Field(6, ge=0, le=256, description="radius by which a mask is enlarged, in pixels of the source")
     feather_px: int = Field(
         4, ge=0, le=256, description="width of the soft rim inside the enlarged mask, in pixels of the source"
     )
     references: Literal["nearest", "all"] = Field(
         "nearest",
-        description="far frames a window looks at: the nearest ones of its shot, or all as published (slow, much memory)",
+        description="far frames a window looks at: the nearest of its shot, or all as published (slow, much memory)",
     )
     num_references: int = Field(7, ge=0, description="how many, where references=nearest")
     precision: Literal["auto", "fp32", "bf16"] = Field(
@@ -77,24 +69,18 @@ class InpaintSection(_Section):
     segment_frames: int = Field(
         250, ge=10, description="frames a task completes, and that a restart may have to do again"
     )
-    require_hole: bool = Field(
-        False, description="take an empty mask for an error instead of copying the video"
-    )
+    require_hole: bool = Field(False, description="take an empty mask for an error instead of copying the video")
 
 
 class EncodeSection(_Section):
     """How outputs are encoded."""
 
-    codec: Codec = Field(
-        "libx264", description="libx264, or lossless: x264-lossless (8 bits), ffv1 (any bit depth)"
-    )
+    codec: Codec = Field("libx264", description="libx264, or lossless: x264-lossless (8 bits), ffv1 (any bit depth)")
     crf: int = Field(16, ge=0, le=51, description="quality of libx264; less is better and larger")
-    preset: Literal[
-        "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow"
-    ] = Field("fast", description="effort of x264")
-    threads: int = Field(
-        1, ge=1, le=64, description="threads of one encoder; another number makes other bytes"
+    preset: Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow"] = (
+        Field("fast", description="effort of x264")
     )
+    threads: int = Field(1, ge=1, le=64, description="threads of one encoder; another number makes other bytes")
 
 
 class DemoSection(_Section):
@@ -102,9 +88,7 @@ class DemoSection(_Section):
 
     output: str = Field("demo", description="folder the demonstration is written to")
     seed: int = Field(0, ge=0, description="of the made clips and weights")
-    fit_seconds: float = Field(
-        60.0, ge=0, description="seconds the small network is fitted to the clips' surroundings"
-    )
+    fit_seconds: float = Field(60.0, ge=0, description="seconds the small network is fitted to the clips' surroundings")
 
 
 class Experiment(_Section):
@@ -161,7 +145,8 @@ def describe_sections(names: Sequence[str]) -> str:
     lines = []
     for name in names:
         section = Experiment.model_fields[name].annotation
-        assert section is not None and issubclass(section, _Section)
+        assert isinstance(section, type)
+        assert issubclass(section, _Section)
         lines.append(f"{name}: {section.__doc__}")
         for key, field in section.model_fields.items():
             default = "none" if field.default is None else str(field.default).lower()

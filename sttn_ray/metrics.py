@@ -4,9 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def psnr(
-    completed: NDArray[np.uint8], truth: NDArray[np.uint8], where: NDArray[np.bool_] | None = None
-) -> float:
+def psnr(completed: NDArray[np.uint8], truth: NDArray[np.uint8], where: NDArray[np.bool_] | None = None) -> float:
     """Peak signal-to-noise ratio in dB.
 
     Args:

@@ -61,7 +61,7 @@ def require_local(**paths: str | None) -> None:
         ConfigError: which settings hold one.
     """
     faults = [
-        f"{name.replace('__', '.')}={path}: object stores are not supported yet; copy the files to a local or shared folder"
+        f"{name.replace('__', '.')}={path}: object stores are not supported yet; copy the files to a shared folder"
         for name, path in paths.items()
         if path and "://" in path
     ]

@@ -13,13 +13,14 @@ import torch
 
 import sttn_ray
 from sttn_ray.catalog.items import Item
+from sttn_ray.completion.engine import Precision
 from sttn_ray.completion.schedule import Schedule
 from sttn_ray.errors import MaskError, VideoError
 from sttn_ray.masks.hole import make_holes
 from sttn_ray.masks.read import MaskSource, boxes_source, check_fit, mask_source, read_masks
 from sttn_ray.video.assemble import Container, choose_container
 from sttn_ray.video.color import color_format
-from sttn_ray.video.encode import EncoderSettings, check_encoder
+from sttn_ray.video.encode import Codec, EncoderSettings, check_encoder
 from sttn_ray.video.index import VideoIndex, index_video
 
 # To be raised when completion or compositing gives other results for the same settings.
@@ -36,13 +37,13 @@ class Settings:
 
     checkpoint_sha256: str
     device: str
-    precision: str
+    precision: Precision
     schedule: Schedule
     segment_frames: int
     dilation_px: int
     feather_px: int
     require_hole: bool
-    codec: str
+    codec: Codec
     crf: int
     preset: str
     encoder_threads: int
@@ -229,6 +230,6 @@ def _check_holes(item: Item, source: MaskSource, shares: list[float], settings: 
         raise MaskError(f"{source.name}: the mask of {item.video} is empty (inpaint.require_hole is set)")
     if np.mean(shares) > INVERTED_SHARE:
         raise MaskError(
-            f"{source.name}: the mask covers {np.mean(shares):.0%} of {item.video}: is it inverted? White, or any palette "
-            "index but 0, is what is removed"
+            f"{source.name}: the mask covers {np.mean(shares):.0%} of {item.video}: is it "
+            "inverted? White, or any palette index but 0, is what is removed"
         )

@@ -1,12 +1,12 @@
 """What a bulk run leaves behind to go on from: plans, segments and outcomes, each written whole.
 
-    OUTPUT/
-      films/a.mp4                     outputs, by the videos' own names
-      manifest.parquet                one row a video
-      _sttn/run.json                  the settings all outputs here were made with
-      _sttn/items/KEY/plan.json       KEY: from the output's name
-      _sttn/items/KEY/segment-00000.mp4, segment-00000.json
-      _sttn/items/KEY/outcome.json    done, copied or failed
+Below the output folder:
+
+- `films/a.mp4`: outputs, by the videos' own names; `manifest.parquet`: one row a video
+- `_sttn/run.json`: the settings all outputs here were made with
+- `_sttn/items/KEY/plan.json`, KEY from the output's name
+- `_sttn/items/KEY/segment-00000.mp4` and `segment-00000.json`
+- `_sttn/items/KEY/outcome.json`: done, copied or failed
 """
 
 import hashlib

@@ -83,7 +83,5 @@ def _opacity_by_plane(hole: Hole, box: Box, color: ColorFormat) -> list[NDArray[
         return [luma]
     height, width = luma.shape
     padded = np.pad(luma, ((0, -height % step_y), (0, -width % step_x)), mode="edge")
-    chroma = padded.reshape(
-        padded.shape[0] // step_y, step_y, padded.shape[1] // step_x, step_x
-    ).mean((1, 3))
+    chroma = padded.reshape(padded.shape[0] // step_y, step_y, padded.shape[1] // step_x, step_x).mean((1, 3))
     return [luma, chroma, chroma]

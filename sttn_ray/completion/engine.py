@@ -5,7 +5,7 @@ references. A frame's predictions, from all windows that hold it, are averaged w
 published code halves again and again, so that frames flicker with the window's stride (defect D-37).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import cv2
@@ -61,7 +61,8 @@ class Engine:
         self.device = torch.device(device)
         self.dtype = DTYPES[precision]
         self.model_size = (generator.config.width, generator.config.height)
-        self.generator = generator.to(self.device, self.dtype, memory_format=torch.channels_last).eval()
+        self.generator = generator.to(self.device, self.dtype).eval()
+        self.generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in its types
 
     def read_range(self, start: int, stop: int, num_frames: int) -> tuple[int, int]:
         """The frames that `complete` must be given to complete frames `start` to `stop` of a video."""
@@ -126,7 +127,8 @@ class Engine:
                 continue
             # Wanted frames come first: after its last block the transformer keeps only those.
             rest = [n for n in [*neighbors, *references] if n not in outputs]
-            predicted = self.predict(region, [*outputs, *rest], len(outputs), source, color, features)
+            frames = [source[n] for n in [*outputs, *rest]]
+            predicted = self.predict(region, frames, len(outputs), color, features)
             for number, rgb in zip(outputs, predicted, strict=True):
                 if number not in sums:
                     sums[number] = _Average(hole_box(source[number].hole))
@@ -136,28 +138,39 @@ class Engine:
     def predict(
         self,
         region: Region,
-        numbers: list[int],
+        frames: Sequence[SourceFrame],
         num_outputs: int,
-        source: "_Lookahead",
         color: ColorFormat,
         features: dict[tuple[Box, int], Tensor],
     ) -> NDArray[np.float32]:
-        """Predictions (num_outputs, height, width, 3) in [0, 1] for a region, at the network's size."""
-        masks = {n: self._region_mask(source[n], region.box) for n in numbers}
-        missing = [n for n in numbers if (region.box, n) not in features]
+        """What the generator paints in a region.
+
+        Args:
+            region: the part of the picture.
+            frames: of one window, those whose result is wanted first.
+            num_outputs: how many are wanted.
+            color: of the frames.
+            features: by region's box and frame number, what was encoded before; what is missing is added.
+
+        Returns:
+            (num_outputs, height, width, 3) in [0, 1], at the network's size.
+        """
+        masks = {frame.number: self._region_mask(frame, region.box) for frame in frames}
+        missing = [frame for frame in frames if (region.box, frame.number) not in features]
         for batch in (missing[i : i + ENCODER_BATCH] for i in range(0, len(missing), ENCODER_BATCH)):
-            images = np.stack([self._region_image(source[n], region.box, masks[n], color) for n in batch])
-            encoded = self.generator.encode(self._to_device(images))
-            features.update({(region.box, n): f for n, f in zip(batch, encoded.split(1), strict=True)})
-        stacked = torch.cat([features[region.box, n] for n in numbers])
-        mask_tensor = torch.from_numpy(np.stack([masks[n] for n in numbers]))[None, :, None]
+            images = np.stack([self._region_image(f, region.box, masks[f.number], color) for f in batch])
+            encoded = self.generator.encode(self._to_device(images)).split(1)
+            features.update({(region.box, f.number): e for f, e in zip(batch, encoded, strict=True)})
+        stacked = torch.cat([features[region.box, frame.number] for frame in frames])
+        mask_tensor = torch.from_numpy(np.stack(list(masks.values())))[None, :, None]
         kept = self.generator.transform(
             stacked.contiguous(memory_format=torch.channels_last),
             mask_tensor.to(self.device, self.dtype),
             num_queries=num_outputs,
         )
         decoded = self.generator.decode(kept).float()
-        return ((decoded + 1) / 2).permute(0, 2, 3, 1).cpu().numpy()
+        predicted: NDArray[np.float32] = ((decoded + 1) / 2).permute(0, 2, 3, 1).cpu().numpy()
+        return predicted
 
     def _to_device(self, images: NDArray[np.float32]) -> Tensor:
         tensor = torch.from_numpy(images).permute(0, 3, 1, 2)  # channels last as they lie in memory
@@ -169,9 +182,7 @@ class Engine:
         if hole.shape == self.model_size[::-1]:
             return hole
         shrinks = hole.shape[1] > self.model_size[0] or hole.shape[0] > self.model_size[1]
-        resized = cv2.resize(
-            hole, self.model_size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        )
+        resized = cv2.resize(hole, self.model_size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
         return (resized > 0).astype(np.float32)
 
     def _region_image(
@@ -180,9 +191,7 @@ class Engine:
         rgb = planes_to_rgb(crop_planes(frame.planes, color, box), color)
         if rgb.shape[1::-1] != self.model_size:
             shrinks = rgb.shape[1] > self.model_size[0] or rgb.shape[0] > self.model_size[1]
-            rgb = cv2.resize(
-                rgb, self.model_size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-            )
+            rgb = cv2.resize(rgb, self.model_size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
         return (rgb * 2 - 1) * (1 - mask[..., None])
 
     def _finish(
@@ -215,7 +224,7 @@ class _Average:
         self._count[here] += 1
 
     def mean(self) -> NDArray[np.float32]:
-        return self._sum / np.maximum(self._count, 1)
+        return np.divide(self._sum, self._count, out=np.zeros_like(self._sum), where=self._count > 0)
 
 
 class _Lookahead:

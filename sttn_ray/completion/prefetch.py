@@ -43,10 +43,10 @@ def prefetched(items: Iterable[T], size: int) -> Iterator[T]:
             is_item, value = ready.get()
             if is_item:
                 yield value  # type: ignore[misc]
-            elif value is None:
-                return
-            else:
+            elif isinstance(value, BaseException):
                 raise value
+            else:
+                return
     finally:
         is_closed.set()
         thread.join()

@@ -59,9 +59,7 @@ def find_regions(hole: NDArray[np.bool_], model_size: tuple[int, int]) -> list[R
 def _hole_boxes(hole: NDArray[np.bool_]) -> list[Box]:
     height, width = hole.shape
     padded = np.pad(hole, ((0, -height % CELL_PX), (0, -width % CELL_PX)))
-    cells = padded.reshape(
-        padded.shape[0] // CELL_PX, CELL_PX, padded.shape[1] // CELL_PX, CELL_PX
-    ).any((1, 3))
+    cells = padded.reshape(padded.shape[0] // CELL_PX, CELL_PX, padded.shape[1] // CELL_PX, CELL_PX).any((1, 3))
     _, _, stats, _ = cv2.connectedComponentsWithStats(cells.astype(np.uint8), connectivity=8)
     boxes = []
     for left, top, across, down, _ in stats[1:].tolist():
@@ -74,8 +72,7 @@ def _scale(target: Box, size: tuple[int, int], model_size: tuple[int, int]) -> f
     """The smallest step of the ladder at which a target and its context fit, or the whole frame does."""
     scale = 1.0
     while not all(
-        min(full, round(working * scale)) == full
-        or extent <= (1 - 2 * CONTEXT) * working * scale
+        min(full, round(working * scale)) == full or extent <= (1 - 2 * CONTEXT) * working * scale
         for extent, full, working in zip(_extent(target), size, model_size, strict=True)
     ):
         scale *= SCALE_STEP

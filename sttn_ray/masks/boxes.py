@@ -56,8 +56,8 @@ def parse_boxes(text: str) -> tuple[Box, ...]:
             raise MaskError(f"box {part!r}: expected {SYNTAX}, as in '10,20,300,80@0-12.5'")
         *numbers, start, end = match.groups()
         box = Box(
-            extent=tuple(float(n) for n in numbers[0::2]),
-            is_percent=tuple(bool(p) for p in numbers[1::2]),
+            extent=tuple(float(n) for n in numbers[0::2]),  # type: ignore[arg-type]  # four
+            is_percent=tuple(bool(p) for p in numbers[1::2]),  # type: ignore[arg-type]
             start_s=float(start or 0),
             end_s=float(end) if end else None,
         )

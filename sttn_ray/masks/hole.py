@@ -21,9 +21,7 @@ class Hole(NamedTuple):
     opacity: NDArray[np.float32]
 
 
-def make_hole(
-    mask: NDArray[np.bool_], *, dilation_px: int, feather_px: int, chroma_step: tuple[int, int]
-) -> Hole:
+def make_hole(mask: NDArray[np.bool_], *, dilation_px: int, feather_px: int, chroma_step: tuple[int, int]) -> Hole:
     """Dilate a mask by a disk and grow it to the chroma grid.
 
     Args:
@@ -54,9 +52,7 @@ def make_holes(
     hole: Hole | None = None
     for mask in masks:
         if hole is None or mask is not last:
-            hole = make_hole(
-                mask, dilation_px=dilation_px, feather_px=feather_px, chroma_step=chroma_step
-            )
+            hole = make_hole(mask, dilation_px=dilation_px, feather_px=feather_px, chroma_step=chroma_step)
             last = mask
         yield hole
 

@@ -113,9 +113,7 @@ def mask_source(path: str) -> MaskSource:
             f"{path}: as a mask expected an image ({', '.join(sorted(IMAGE_SUFFIXES))}), a folder or .zip of "
             f"images, or a video; as a video: {error}"
         ) from error
-    return MaskSource(
-        kind="video", name=path, video=index, size=index.displayed_size, sha256=index.sha256
-    )
+    return MaskSource(kind="video", name=path, video=index, size=index.displayed_size, sha256=index.sha256)
 
 
 def check_fit(source: MaskSource, index: VideoIndex) -> str | None:
@@ -213,9 +211,7 @@ def _images_source(path: str) -> MaskSource:
             raise MaskError(f"{name}: is {found[0]}x{found[1]}, the masks before it {size[0]}x{size[1]}")
         size = found
         digest.update(hashlib.sha256(data).digest())
-    return MaskSource(
-        kind="images", name=path, files=source.files, size=size, sha256=digest.hexdigest()
-    )
+    return MaskSource(kind="images", name=path, files=source.files, size=size, sha256=digest.hexdigest())
 
 
 def _image_names(path: str) -> list[str]:

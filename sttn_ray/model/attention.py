@@ -28,15 +28,12 @@ class PatchAttention(nn.Module):
             nn.Conv2d(channels, channels, 3, padding=1), nn.LeakyReLU(LEAK, inplace=True)
         )
 
-    def forward(
-        self, features_NCHW: Tensor, masks_BTHW: Tensor | None, num_clips: int, num_queries: int
-    ) -> Tensor:
+    def forward(self, features_NCHW: Tensor, masks_BTHW: Tensor | None, num_clips: int, num_queries: int) -> Tensor:
         """Attend from the first `num_queries` frames of each clip to all its frames.
 
         `masks_BTHW` (1 = hole, feature size) drops keys whose patch is more than half hole; None keeps all keys.
         Returns (num_clips * num_queries, C, H, W).
         """
-        n, _, height, width = features_NCHW.shape
         queries_from = first_frames(features_NCHW, num_clips, num_queries)
         query = self.query_embedding(queries_from).chunk(len(self.grids), dim=1)
         key = self.key_embedding(features_NCHW).chunk(len(self.grids), dim=1)
@@ -60,9 +57,7 @@ def first_frames(features_NCHW: Tensor, num_clips: int, num_frames: int) -> Tens
 def to_tokens(x_NCHW: Tensor, grid: int, num_clips: int) -> Tensor:
     """(B * T, D', H, W) to (B, T * grid * grid, D) with D = H / grid * W / grid * D'."""
     n, depth, height, width = x_NCHW.shape
-    patches = x_NCHW.permute(0, 2, 3, 1).reshape(
-        n, grid, height // grid, grid, width // grid, depth
-    )
+    patches = x_NCHW.permute(0, 2, 3, 1).reshape(n, grid, height // grid, grid, width // grid, depth)
     return patches.permute(0, 1, 3, 2, 4, 5).reshape(num_clips, n // num_clips * grid * grid, -1)
 
 

@@ -1,5 +1,7 @@
 """The temporal PatchGAN discriminator (paper, section 3.3)."""
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm as apply_spectral_norm
 
@@ -21,7 +23,7 @@ class Discriminator(nn.Module):
         super().__init__()
         widths = [3, channels, channels * 2, channels * 4, channels * 4, channels * 4, channels * 4]
         layers: list[nn.Module] = []
-        for i, (c_in, c_out) in enumerate(zip(widths, widths[1:], strict=False)):
+        for i, (c_in, c_out) in enumerate(pairwise(widths)):
             is_last = i == len(widths) - 2
             bias = is_last or not spectral_norm
             padding = 1 if i == 0 else (1, 2, 2)

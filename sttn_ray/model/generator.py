@@ -81,9 +81,7 @@ class TransformerBlock(nn.Module):
         self.attention = PatchAttention(channels, grids)
         self.feed_forward = FeedForward(channels)
 
-    def forward(
-        self, features_NCHW: Tensor, masks_BTHW: Tensor | None, num_clips: int, num_queries: int
-    ) -> Tensor:
+    def forward(self, features_NCHW: Tensor, masks_BTHW: Tensor | None, num_clips: int, num_queries: int) -> Tensor:
         kept = first_frames(features_NCHW, num_clips, num_queries)
         x = kept + self.attention(features_NCHW, masks_BTHW, num_clips, num_queries)
         return x + self.feed_forward(x)
@@ -100,9 +98,7 @@ class Generator(nn.Module):
         super().__init__()
         self.config = config
         c = config.channels  # the layers before and after the transformer are c / 4 and c / 2 wide, as published
-        self.transformer = nn.Sequential(
-            *(TransformerBlock(c, config.grids) for _ in range(config.num_blocks))
-        )
+        self.transformer = nn.Sequential(*(TransformerBlock(c, config.grids) for _ in range(config.num_blocks)))
         self.encoder = nn.Sequential(
             nn.Conv2d(3, c // 4, 3, stride=2, padding=1),
             nn.LeakyReLU(LEAK, inplace=True),

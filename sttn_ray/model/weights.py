@@ -98,9 +98,7 @@ def _read(path: Path | str) -> dict[str, Any]:
             "files that hold other Python objects could run code and are never loaded"
         ) from error
     except (RuntimeError, EOFError, OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise CheckpointError(
-            f"{path}: cannot be read as a checkpoint ({error}); is it complete?"
-        ) from error
+        raise CheckpointError(f"{path}: cannot be read as a checkpoint ({error}); is it complete?") from error
     if not isinstance(data, dict):
         raise CheckpointError(f"{path}: expected a dictionary, got {type(data).__name__}")
     return data

@@ -12,7 +12,8 @@ from PIL import Image
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #222 }
 h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2.5rem }
-table { border-collapse: collapse } td, th { padding: .3rem .9rem .3rem 0; text-align: left; border-bottom: 1px solid #ddd }
+table { border-collapse: collapse }
+td, th { padding: .3rem .9rem .3rem 0; text-align: left; border-bottom: 1px solid #ddd }
 .strip { display: grid; grid-template-columns: repeat(3, 1fr); gap: 4px; margin: 0 0 4px }
 .strip img { width: 100%; display: block }
 .labels { color: #666; font-size: .85rem }
@@ -45,8 +46,7 @@ def write_page(
     for number, section in enumerate(sections):
         body.append(f"<h2>{html.escape(section.title)}</h2><p>{html.escape(section.text)}</p>")
         body.append('<div class="strip labels"><span>before</span><span>mask</span><span>after</span></div>')
-        for example in section.examples:
-            body.append(_strip(folder, f"{number:03d}-{example.frame:05d}", example))
+        body += [_strip(folder, f"{number:03d}-{e.frame:05d}", e) for e in section.examples]
     page = folder / "index.html"
     page.write_text(
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'

@@ -60,13 +60,13 @@ def _texture(rng: np.random.Generator) -> NDArray[np.uint8]:
     for cell, weight in ((128, 0.5), (40, 0.3), (12, 0.2)):
         noise = rng.uniform(0, 1, (height // cell + 2, width // cell + 2, 3)).astype(np.float32)
         image += weight * cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
-    image = np.clip(image * 220 + 10, 0, 255).astype(np.uint8)
+    picture: NDArray[np.uint8] = np.clip(image * 220 + 10, 0, 255).astype(np.uint8)
     for _ in range(28):
         x, y = int(rng.integers(0, width)), int(rng.integers(0, height))
         color = tuple(int(v) for v in rng.integers(20, 235, 3))
         size = int(rng.integers(10, 46))
-        cv2.rectangle(image, (x, y), (x + size, y + int(size * rng.uniform(0.4, 1.6))), color, -1)
-    return image
+        cv2.rectangle(picture, (x, y), (x + size, y + int(size * rng.uniform(0.4, 1.6))), color, -1)
+    return picture
 
 
 def _camera(scene: NDArray[np.uint8], num_frames: int, rng: np.random.Generator) -> NDArray[np.uint8]:

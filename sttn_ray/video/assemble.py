@@ -48,9 +48,8 @@ def choose_container(index: VideoIndex, settings: EncoderSettings) -> Container:
     """
     copyable, dropped = [], []
     for stream in index.others:
-        if stream.kind in ("audio", "subtitle", "video") and _fits(index, "matroska", [stream.index]):
-            copyable.append(stream.index)
-        elif stream.kind in ("audio", "subtitle", "video") and _fits(index, "mp4", [stream.index]):
+        is_media = stream.kind in ("audio", "subtitle", "video")
+        if is_media and any(_fits(index, muxer, [stream.index]) for muxer in ("matroska", "mp4")):
             copyable.append(stream.index)
         else:
             dropped.append(f"{stream.index} {stream.kind} {stream.codec}")
@@ -61,13 +60,9 @@ def choose_container(index: VideoIndex, settings: EncoderSettings) -> Container:
         if _MUXERS[suffix] == "mov" and settings.encoder == "ffv1":
             continue  # FFmpeg writes FFV1 to mp4 and mkv only
         if _fits(index, _MUXERS[suffix], copyable):
-            return Container(
-                suffix=suffix, muxer=_MUXERS[suffix], copied=tuple(copyable), dropped=tuple(dropped)
-            )
+            return Container(suffix=suffix, muxer=_MUXERS[suffix], copied=tuple(copyable), dropped=tuple(dropped))
     names = [f"{s.index} {s.kind} {s.codec}" for s in index.others if s.index in copyable]
-    raise VideoError(
-        f"{index.path}: no container takes all its streams together: {', '.join(names)}"
-    )
+    raise VideoError(f"{index.path}: no container takes all its streams together: {', '.join(names)}")
 
 
 def join_segments(
@@ -98,9 +93,7 @@ def join_segments(
             for number in container.copied:
                 copies[number] = output.add_stream_from_template(source.streams[number])
                 _copy_stream_tags(source.streams[number], copies[number])
-            output.metadata.update(
-                {k: v for k, v in source.metadata.items() if k not in _OWN_METADATA}
-            )
+            output.metadata.update({k: v for k, v in source.metadata.items() if k not in _OWN_METADATA})
             if chapters := source.chapters():
                 output.set_chapters(chapters)
             offsets = [round(index.pts[start] * scale) for start in starts]
@@ -109,8 +102,8 @@ def join_segments(
                 _copied_packets(source, container.copied),
                 key=lambda timed: timed[0],
             )
-            for _, number, packet in merged:
-                packet.stream = video if number is None else copies[number]
+            for _, source_stream, packet in merged:
+                packet.stream = video if source_stream is None else copies[source_stream]
                 output.mux(packet)
 
 

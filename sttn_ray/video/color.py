@@ -87,10 +87,7 @@ def crop_planes(planes: Planes, color: ColorFormat, box: tuple[int, int, int, in
     left, top, right, bottom = box
     step_x, step_y = color.chroma_step
     luma = planes[0][top:bottom, left:right]
-    chroma = [
-        plane[top // step_y : -(-bottom // step_y), left // step_x : -(-right // step_x)]
-        for plane in planes[1:]
-    ]
+    chroma = [plane[top // step_y : -(-bottom // step_y), left // step_x : -(-right // step_x)] for plane in planes[1:]]
     return [luma, *chroma]
 
 

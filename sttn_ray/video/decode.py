@@ -8,9 +8,7 @@ from sttn_ray.errors import VideoError
 from sttn_ray.video.index import VideoIndex
 
 
-def decode_range(
-    index: VideoIndex, start: int, stop: int, *, threads: int = 1
-) -> Iterator[av.VideoFrame]:
+def decode_range(index: VideoIndex, start: int, stop: int, *, threads: int = 1) -> Iterator[av.VideoFrame]:
     """Decode frames `start` to `stop` (exclusive) of a video, in order, each checked by its timestamp.
 
     Decoding starts at the last keyframe at or before the range. Where the first frame then comes out too late (open
@@ -22,7 +20,7 @@ def decode_range(
     wanted = index.pts[start:stop]
     if not wanted:
         return
-    candidates: list[int | None] = [p for p in index.keyframe_pts if p <= wanted[0]][-2:][::-1]
+    candidates = [p for p in index.keyframe_pts if p <= wanted[0]][-2:][::-1]
     for keyframe in [*candidates, None]:
         frames = _decode_from(index, keyframe, threads)
         first = next((f for f in frames if f.pts is not None and f.pts >= wanted[0]), None)
@@ -56,9 +54,7 @@ def _decode_from(index: VideoIndex, keyframe: int | None, threads: int) -> Itera
 def _checked(frame: av.VideoFrame, index: VideoIndex, number: int) -> av.VideoFrame:
     if frame.is_corrupt:
         raise VideoError(f"{index.path}: damaged: frame {number} decodes with errors")
-    if (frame.width, frame.height) != (index.width, index.height) or (
-        frame.format.name != index.pix_fmt
-    ):
+    if (frame.width, frame.height) != (index.width, index.height) or (frame.format.name != index.pix_fmt):
         raise VideoError(
             f"{index.path}: frame {number} is {frame.width}x{frame.height} {frame.format.name}, the first one "
             f"{index.width}x{index.height} {index.pix_fmt}: videos that change size or format are not supported"

@@ -33,9 +33,7 @@ class EncoderSettings:
     pix_fmt: str
 
     @classmethod
-    def for_video(
-        cls, index: VideoIndex, *, codec: Codec, crf: int, preset: str, threads: int
-    ) -> "EncoderSettings":
+    def for_video(cls, index: VideoIndex, *, codec: Codec, crf: int, preset: str, threads: int) -> "EncoderSettings":
         """Settings that keep the source's pixel format."""
         # yuvj is FFmpeg's old name for yuv with full range; FFV1 knows the new one only. The range is a tag.
         pix_fmt = index.pix_fmt.replace("yuvj", "yuv") if codec == "ffv1" else index.pix_fmt
@@ -91,12 +89,13 @@ def check_encoder(index: VideoIndex, settings: EncoderSettings) -> None:
     is_odd = is_odd or bool(index.height % 2 and "420" in index.pix_fmt)
     if is_odd and settings.codec != "ffv1":
         raise VideoError(
-            f"{index.path}: {settings.codec} cannot encode {index.width}x{index.height} at {index.pix_fmt} (odd size); "
-            "set encode.codec=ffv1"
+            f"{index.path}: {settings.codec} cannot encode {index.width}x{index.height} at {index.pix_fmt} "
+            "(odd size); set encode.codec=ffv1"
         )
     if settings.codec == "x264-lossless" and "10" in index.pix_fmt:
         raise VideoError(
-            f"{index.path}: x264-lossless is lossless at 8 bits only and the video is {index.pix_fmt}; set encode.codec=ffv1"
+            f"{index.path}: x264-lossless is lossless at 8 bits only and the video is {index.pix_fmt}; "
+            "set encode.codec=ffv1"
         )
 
 
@@ -192,9 +191,7 @@ def _write(
         container.mux(stream.encode(None))
 
 
-def _read_back(
-    path: Path, index: VideoIndex, settings: EncoderSettings
-) -> tuple[list[int], list[int], bytes]:
+def _read_back(path: Path, index: VideoIndex, settings: EncoderSettings) -> tuple[list[int], list[int], bytes]:
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
@@ -205,9 +202,7 @@ def _read_back(
                     checksums.append(_checksum(frame))
             return found_pts, checksums, stream.codec_context.extradata or b""
     except av.FFmpegError as error:
-        raise VideoError(
-            f"{index.path}: the encoded segment does not decode ({error.strerror})"
-        ) from error
+        raise VideoError(f"{index.path}: the encoded segment does not decode ({error.strerror})") from error
 
 
 def _checksum(frame: av.VideoFrame) -> int:
@@ -215,5 +210,5 @@ def _checksum(frame: av.VideoFrame) -> int:
     for plane in frame.planes:
         rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
         width = plane.width * (1 if frame.format.components[0].bits <= 8 else 2)
-        value = zlib.crc32(np.ascontiguousarray(rows[: plane.height, :width]), value)
+        value = zlib.crc32(rows[: plane.height, :width].tobytes(), value)
     return value

@@ -244,7 +244,8 @@ def _read_frame(frame: av.VideoFrame, path: str) -> dict[str, Any]:
     is_mirrored = matrix is not None and matrix[0] * matrix[4] < matrix[1] * matrix[3]
     if is_mirrored or frame.rotation % 90:
         raise VideoError(
-            f"{path}: is shown mirrored or turned by {frame.rotation} degrees; only turns by 90, 180 and 270 are supported"
+            f"{path}: is shown mirrored or turned by {frame.rotation} degrees; only turns by 90, 180 and 270 "
+            "are supported"
         )
     return {
         "pix_fmt": frame.format.name,

@@ -11,9 +11,7 @@ from numpy.typing import NDArray
 SAMPLE_RATE = 48000
 
 
-def write_clip(
-    path: Path, frames: Iterable[NDArray[np.uint8]], *, fps: int, sound: NDArray[np.float32]
-) -> None:
+def write_clip(path: Path, frames: Iterable[NDArray[np.uint8]], *, fps: int, sound: NDArray[np.float32]) -> None:
     """Write an H.264 clip with AAC sound.
 
     Args:

@@ -43,10 +43,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def planes(path: Path) -> list[list[np.ndarray]]:
     with av.open(str(path)) as container:
         return [
-            [
-                np.frombuffer(p, np.uint8).reshape(-1, p.line_size)[: p.height, : p.width].copy()
-                for p in frame.planes
-            ]
+            [np.frombuffer(p, np.uint8).reshape(-1, p.line_size)[: p.height, : p.width].copy() for p in frame.planes]
             for frame in container.decode(video=0)
         ]
 
@@ -67,7 +64,7 @@ def test_a_catalog_is_done_and_what_is_bad_is_a_row(tmp_path: Path, checkpoint: 
     make_damaged_copy(whole, films / "damaged.mp4", start=0.5, stop=0.7)
     (films / "words.mp4").write_text("not a video")
     rows = [f'films/{p.name},"{BOX}"' for p in sorted(films.iterdir()) if p.name != "plain.mp4"]
-    rows += ["films/plain.mp4,\"10,10,20,20@90-99\"", f'films/absent.mp4,"{BOX}"']
+    rows += ['films/plain.mp4,"10,10,20,20@90-99"', f'films/absent.mp4,"{BOX}"']
     (tmp_path / "catalog.csv").write_text("video,boxes\n" + "\n".join(rows) + "\n")
     words = (
         f"inpaint.catalog={tmp_path / 'catalog.csv'}",

@@ -1,5 +1,6 @@
 """Completion of made sequences by a tiny network: the engine against the network by hand, and its promises."""
 
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 
@@ -174,6 +175,43 @@ def test_a_video_without_hole_is_not_run(monkeypatch: pytest.MonkeyPatch) -> Non
     frames = make_frames(20, lambda number, mask: None)
     monkeypatch.setattr(Generator, "encode", refuse)
     assert all(len(samples) == 0 for samples in complete(frames))
+
+
+def test_a_static_hole_encodes_every_frame_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its region stays where it is, so that features serve every window that sees the frame."""
+    frames = make_frames(60, draw_static)
+    num_encoded = 0
+    encode = Generator.encode
+
+    def counted(self: Generator, images: torch.Tensor) -> torch.Tensor:
+        nonlocal num_encoded
+        num_encoded += len(images)
+        return encode(self, images)
+
+    monkeypatch.setattr(Generator, "encode", counted)
+    complete(frames)
+    assert num_encoded == 60
+
+
+def test_frames_held_at_once_do_not_grow_with_the_video() -> None:
+    alive: list[weakref.ref[NDArray[np.uint8]]] = []
+    most = {}
+    for num_frames in (150, 400):
+        alive.clear()
+        most[num_frames] = 0
+
+        def read(num_frames: int) -> Iterator[SourceFrame]:
+            hole = make_hole(np.zeros((32, 32), bool), dilation_px=0, feather_px=0, chroma_step=(2, 2))
+            for number in range(num_frames):
+                planes = make_planes(0, 0, 32, 32)
+                alive.append(weakref.ref(planes[0]))
+                most[num_frames] = max(most[num_frames], sum(ref() is not None for ref in alive))
+                yield SourceFrame(number, planes, hole)
+
+        for _ in make_engine().complete(read(num_frames), start=0, stop=num_frames, num_frames=num_frames, color=COLOR):
+            pass
+    reach = make_engine().schedule.reach(400)
+    assert most[150] == most[400] < 1.5 * reach
 
 
 def test_the_other_shot_does_not_matter() -> None:

@@ -17,9 +17,7 @@ from sttn_ray.model.losses import (
 
 def make_clips(num_clips: int) -> tuple[Tensor, Tensor, Tensor]:
     rng = torch.Generator().manual_seed(0)
-    predicted, frames = (
-        torch.rand((num_clips, 3, 3, 8, 10), generator=rng) * 2 - 1 for _ in range(2)
-    )
+    predicted, frames = (torch.rand((num_clips, 3, 3, 8, 10), generator=rng) * 2 - 1 for _ in range(2))
     masks = torch.zeros(num_clips, 3, 1, 8, 10)
     for i in range(num_clips):
         masks[i, :, :, 1 : 3 + i, 2 : 6 + i] = 1
@@ -29,9 +27,9 @@ def make_clips(num_clips: int) -> tuple[Tensor, Tensor, Tensor]:
 def test_losses_of_two_by_two_pixels() -> None:
     """One frame, one hole pixel of four; each pixel's error in its three channels is written out."""
     frames = torch.zeros(1, 1, 3, 2, 2)
-    predicted = torch.tensor(
-        [[[0.1, 0.2], [0.3, 0.4]], [[0.5, -0.2], [0.0, 0.1]], [[0.9, 0.2], [0.3, 0.4]]]
-    )[None, None]
+    predicted = torch.tensor([[[0.1, 0.2], [0.3, 0.4]], [[0.5, -0.2], [0.0, 0.1]], [[0.9, 0.2], [0.3, 0.4]]])[
+        None, None
+    ]
     masks = torch.tensor([[[[[1.0, 0.0], [0.0, 0.0]]]]])
     inside = (0.1 + 0.5 + 0.9) / 3
     outside = (0.2 + 0.3 + 0.4 + 0.2 + 0.0 + 0.1 + 0.2 + 0.3 + 0.4) / 9
@@ -102,9 +100,7 @@ def _cross_entropy(logit: float, target: float) -> float:
         ),
     ],
 )
-def test_adversarial_losses_by_hand(
-    kind: AdversarialLoss, real: float, fake: float, adversarial: float
-) -> None:
+def test_adversarial_losses_by_hand(kind: AdversarialLoss, real: float, fake: float, adversarial: float) -> None:
     real_logits, fake_logits = torch.tensor([REAL]), torch.tensor([FAKE])
     judged = discriminator_loss(real_logits, fake_logits, kind).item()
     assert judged == pytest.approx((real + fake) / 2, rel=1e-6)

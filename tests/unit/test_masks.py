@@ -324,6 +324,9 @@ def test_mask_of_the_same_shape_is_scaled_by_nearest_and_noted(index: VideoIndex
     assert check_fit(source, index) == "mask scaled from 48x32 to 96x64"
     (mask,) = read_masks(source, index, 0, 1)
     assert np.array_equal(mask, small.repeat(2, 0).repeat(2, 1))
+    large = np.random.default_rng(0).random((HEIGHT * 2, WIDTH * 2)) > 0.5
+    (mask,) = read_masks(mask_source(str(save(tmp_path / "l.png", large))), index, 0, 1)
+    assert np.array_equal(mask, large[::2, ::2])
 
 
 def test_mask_of_the_videos_size_needs_no_note(index: VideoIndex, tmp_path: Path):

@@ -88,9 +88,7 @@ def test_batch_of_two_clips_equals_the_clips_alone(mask_keys: bool) -> None:
 
 @pytest.mark.parametrize("mask_keys", [False, True])
 @pytest.mark.parametrize("num_clips", [1, 2])
-def test_num_queries_gives_the_first_frames_of_the_full_result(
-    mask_keys: bool, num_clips: int
-) -> None:
+def test_num_queries_gives_the_first_frames_of_the_full_result(mask_keys: bool, num_clips: int) -> None:
     generator = make_generator(mask_keys=mask_keys)
     frames, masks = make_clips(num_clips, 4, 48, 96)
     with torch.inference_mode():

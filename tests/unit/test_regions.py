@@ -85,10 +85,7 @@ def test_a_static_hole_keeps_its_box_and_small_moves_too() -> None:
 
 
 def test_the_box_moves_on_a_grid() -> None:
-    lefts = {
-        find_regions(make_hole(1280, 720, (x, 300, x + 50, 340)), MODEL)[0].box[0]
-        for x in range(400, 600, 5)
-    }
+    lefts = {find_regions(make_hole(1280, 720, (x, 300, x + 50, 340)), MODEL)[0].box[0] for x in range(400, 600, 5)}
     assert all(left % GRID_PX == 0 for left in lefts)
     assert len(lefts) <= 200 / GRID_PX + 2
 

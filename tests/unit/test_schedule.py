@@ -112,10 +112,7 @@ def test_frames_in_the_transformer_per_output_frame(
 ) -> None:
     """The table of docs/decisions/completion.md (D-39)."""
     schedule, shot = Schedule(num_references=num_references), Shot(start=0, stop=num_frames)
-    sizes = [
-        len(neighbors(c, shot, schedule)) + len(references(c, shot, schedule))
-        for c in centers(shot, schedule)
-    ]
+    sizes = [len(neighbors(c, shot, schedule)) + len(references(c, shot, schedule)) for c in centers(shot, schedule)]
     assert sum(sizes) / num_frames == pytest.approx(cost, abs=1e-3)
     assert max(sizes) == largest
 

@@ -64,8 +64,7 @@ def test_no_cut_in_a_fade_or_a_dissolve() -> None:
     """A gradual change has no frame to cut at: windows reach across it."""
     first, second = pan(6, 40, speed_px=1), pan(7, 40, speed_px=1)
     mixed = [
-        (a * (1 - n / 39) + b * (n / 39)).astype(np.uint8)
-        for n, (a, b) in enumerate(zip(first, second, strict=True))
+        (a * (1 - n / 39) + b * (n / 39)).astype(np.uint8) for n, (a, b) in enumerate(zip(first, second, strict=True))
     ]
     assert find_cuts(mixed) == []
 
@@ -74,6 +73,13 @@ def test_no_cut_in_noise_and_in_a_still_picture() -> None:
     rng = np.random.default_rng(0)
     assert find_cuts([rng.integers(0, 256, (HEIGHT, WIDTH)).astype(np.uint8) for _ in range(20)]) == []
     assert find_cuts([make_texture(0)[:, :WIDTH]] * 20) == []
+
+
+@pytest.mark.parametrize("bits", [8, 10])
+def test_no_cut_at_a_small_change_of_brightness(bits: int) -> None:
+    still = make_texture(0)[:, :WIDTH].astype(np.uint16) // 2 << (bits - 8)
+    frames = [still] * 10 + [still + (10 << (bits - 8))] * 10
+    assert find_cuts(frames, maximum=(1 << bits) - 1) == []
 
 
 def test_bit_depth_does_not_matter() -> None:

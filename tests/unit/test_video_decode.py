@@ -96,6 +96,16 @@ def test_damage_stops_the_range_that_holds_it_and_no_other(video: Path, tmp_path
         hashes(index, 20, 50)
 
 
+def test_frames_that_the_decoder_patches_up_are_damage(tmp_path: Path):
+    # Matroska finds the next packet by itself, so that decoding goes on with what is left.
+    whole = make_video(tmp_path / "a.mkv", num_frames=60)
+    path = make_damaged_copy(whole, tmp_path / "damaged.mkv", start=0.5, stop=0.53)
+    index = index_video(str(path))
+    assert hashes(index, 0, 20) == frame_hashes(whole)[:20]
+    with pytest.raises(VideoError, match=r"damaged\.mkv: damaged: frame \d+ decodes with errors"):
+        hashes(index, 20, 40)
+
+
 def test_a_file_that_ends_early(tmp_path: Path):
     path = make_video(tmp_path / "a.mkv", num_frames=40, options={"bf": "0", "x264-params": "keyint=12"})
     index = index_video(str(path))

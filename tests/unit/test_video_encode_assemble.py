@@ -286,6 +286,13 @@ def test_encoded_segment_describes_its_file(tmp_path: Path):
     assert frame_times(paths[1])[0] == 0
 
 
+def test_keyframes_are_the_encoders_choice_not_the_sources(tmp_path: Path):
+    index = index_video(str(make_video(tmp_path / "a.mp4", num_frames=12, gop=2)))
+    assert len(index.keyframe_pts) == 6
+    paths, _ = encode_all(index, encoder_settings(index), tmp_path / "out", cuts=(0, 5))
+    assert [index_video(str(path)).keyframe_pts for path in paths] == [(0,), (0,)]
+
+
 def test_lossless_means_the_frames_given_not_the_sources(tmp_path: Path):
     index = index_video(str(make_video(tmp_path / "a.mp4", num_frames=4)))
     frames = list(decode_range(index, 0, 4))

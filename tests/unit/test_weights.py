@@ -14,9 +14,7 @@ from sttn_ray.model import weights
 from sttn_ray.model.generator import PRESETS, Generator, GeneratorConfig
 from sttn_ray.model.weights import load_discriminator, load_generator, save_generator
 
-TINY = GeneratorConfig(
-    channels=16, num_blocks=1, width=48, height=48, grids=(1, 3), mask_keys=True
-)
+TINY = GeneratorConfig(channels=16, num_blocks=1, width=48, height=48, grids=(1, 3), mask_keys=True)
 
 
 @pytest.fixture
@@ -67,9 +65,7 @@ def test_our_checkpoint_holds_plain_values_only(tmp_path: Path, generator: Gener
 
 
 @pytest.mark.parametrize("mask_keys", [None, False, True])
-def test_mask_keys_can_be_overridden(
-    tmp_path: Path, generator: Generator, mask_keys: bool | None
-) -> None:
+def test_mask_keys_can_be_overridden(tmp_path: Path, generator: Generator, mask_keys: bool | None) -> None:
     save_generator(tmp_path / "ours.pth", generator)
     loaded = load_generator(tmp_path / "ours.pth", mask_keys=mask_keys)
     assert loaded.config.mask_keys is (True if mask_keys is None else mask_keys)
@@ -126,9 +122,7 @@ class RunsCode:
 
 
 @pytest.mark.parametrize("is_zip", [True, False])
-def test_refuses_a_pickle_that_would_run_code(
-    tmp_path: Path, data: dict[str, Any], is_zip: bool
-) -> None:
+def test_refuses_a_pickle_that_would_run_code(tmp_path: Path, data: dict[str, Any], is_zip: bool) -> None:
     path, trace = tmp_path / "evil.pth", tmp_path / "it-ran"
     data["generator"]["extra"] = RunsCode(trace)
     torch.save(data, path, _use_new_zipfile_serialization=is_zip)
