@@ -125,7 +125,9 @@ def _fit(scenes: Sequence[Scene], options: DemoSection) -> Generator:
         # The published initialization (0.02) is meant for days; this one starts faster.
         if isinstance(layer, torch.nn.Conv2d):
             torch.nn.init.kaiming_normal_(layer.weight, a=0.2)
-    optimizer = torch.optim.Adam(generator.parameters(), lr=LEARNING_RATE, betas=(0.0, 0.99))
+            layer.weight.data.mul_(0.5)
+    torch.nn.init.zeros_(generator.decoder[-1].weight)  # it begins with gray
+    optimizer = torch.optim.Adam(generator.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99))
     end = time.monotonic() + options.fit_seconds
     step, last_said = 0, time.monotonic()
     while time.monotonic() < end:

@@ -4,6 +4,7 @@ import logging
 import sys
 import threading
 import time
+from typing import Any
 
 import ray
 
@@ -56,7 +57,7 @@ class ProgressLine:
 
     def _show(self) -> None:
         try:
-            counts: dict[str, int] = ray.get(self._progress.counts.remote(), timeout=5)
+            counts: Any = ray.get(self._progress.counts.remote(), timeout=5)
         except (ray.exceptions.RayError, TimeoutError):
             return  # the counts are gone with their node; the job is not
         line = self._line(counts)

@@ -59,6 +59,7 @@ def _texture(rng: np.random.Generator) -> NDArray[np.uint8]:
     image = np.zeros((height, width, 3), np.float32)
     for cell, weight in ((128, 0.5), (40, 0.3), (12, 0.2)):
         noise = rng.uniform(0, 1, (height // cell + 2, width // cell + 2, 3)).astype(np.float32)
+        noise = 0.35 * noise + 0.65 * noise.mean(2, keepdims=True)  # muted colors
         image += weight * cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
     picture: NDArray[np.uint8] = np.clip(image * 220 + 10, 0, 255).astype(np.uint8)
     for _ in range(28):

@@ -196,7 +196,7 @@ def test_a_static_hole_encodes_every_frame_once(monkeypatch: pytest.MonkeyPatch)
 def test_frames_held_at_once_do_not_grow_with_the_video() -> None:
     alive: list[weakref.ref[NDArray[np.uint8]]] = []
     most = {}
-    for num_frames in (150, 400):
+    for num_frames in (300, 600):
         alive.clear()
         most[num_frames] = 0
 
@@ -210,8 +210,8 @@ def test_frames_held_at_once_do_not_grow_with_the_video() -> None:
 
         for _ in make_engine().complete(read(num_frames), start=0, stop=num_frames, num_frames=num_frames, color=COLOR):
             pass
-    reach = make_engine().schedule.reach(400)
-    assert most[150] == most[400] < 1.5 * reach
+    reach = make_engine().schedule.reach(600)
+    assert most[300] == most[600] < 1.5 * reach
 
 
 def test_the_other_shot_does_not_matter() -> None:
