@@ -126,7 +126,9 @@ def _fit(scenes: Sequence[Scene], options: DemoSection) -> Generator:
         if isinstance(layer, torch.nn.Conv2d):
             torch.nn.init.kaiming_normal_(layer.weight, a=0.2)
             layer.weight.data.mul_(0.5)
-    torch.nn.init.zeros_(generator.decoder[-1].weight)  # it begins with gray
+    last = generator.decoder[-1]
+    assert isinstance(last, torch.nn.Conv2d)
+    torch.nn.init.zeros_(last.weight)  # it begins with gray
     optimizer = torch.optim.Adam(generator.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99))
     end = time.monotonic() + options.fit_seconds
     step, last_said = 0, time.monotonic()

@@ -4,7 +4,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ def published(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise StorageError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a path that could not be made cannot be removed either
+            temporary.unlink(missing_ok=True)
 
 
 def write_record(path: Path, record: dict[str, Any]) -> None:
@@ -47,7 +48,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
         record = json.loads(path.read_text())
     except FileNotFoundError:
         return None
-    except (json.JSONDecodeError, OSError) as error:
+    except (ValueError, OSError) as error:
         raise StorageError(f"{path}: cannot be read as a record ({error}); delete it") from error
     if not isinstance(record, dict):
         raise StorageError(f"{path}: is not a record; delete it")

@@ -60,7 +60,7 @@ def read_catalog(path: str) -> list[Item]:
         rows = reader(path)
     except FileNotFoundError as error:
         raise CatalogError(f"{path}: no such catalog") from error
-    except (OSError, ValueError, pa.ArrowException) as error:
+    except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
         raise CatalogError(f"{path}: cannot be read as a catalog: {error}") from error
     if not rows:
         raise CatalogError(f"{path}: holds no rows")
@@ -110,17 +110,20 @@ def _named(rows: Sequence[dict[str, Any]], folder: Path) -> list[Item]:
         fault = None
         if not video:
             fault = "the row names no video"
+        elif "://" in f"{row.get('video')}{row.get('mask')}":
+            fault = f"{row.get('video')}: object stores are not supported yet; copy the files to a shared folder"
         elif bool(text["mask"]) == bool(text["boxes"]):
             fault = f"{video}: give a mask or boxes" + (", not both" if text["mask"] else "")
         name = text["output"] or (os.path.relpath(video, root) if video else "")
-        if name and (PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts):
+        parts = PurePosixPath(name).parts
+        if name and (not parts or PurePosixPath(name).is_absolute() or ".." in parts or parts[0] == "_sttn"):
             fault = f"{video}: its output {name!r} is not a path below the output folder"
         items.append(
             Item(
                 video=video,
                 mask=_absolute(text["mask"], folder) or None,
                 boxes=text["boxes"] or None,
-                output=str(PurePosixPath(name).with_suffix("")) if name else "",
+                output=_without_suffix(PurePosixPath(name)) if parts else "",
                 fault=fault,
             )
         )
@@ -131,6 +134,11 @@ def _named(rows: Sequence[dict[str, Any]], folder: Path) -> list[Item]:
         else item
         for item in items
     ]
+
+
+def _without_suffix(name: PurePosixPath) -> str:
+    # "clip.01" and "clip.02" are two names, not one with two suffixes.
+    return str(name if name.suffix[1:].isdigit() else name.with_suffix(""))
 
 
 def _with_fault(item: Item, fault: str) -> Item:

@@ -166,7 +166,7 @@ def plan_video(item: Item, settings: Settings) -> Plan:
     }
     notes = [note] if note else []
     if container.dropped:
-        notes.append(f"streams that no container takes: {'; '.join(container.dropped)}")
+        notes.append(f"not copied (chapters and time codes are written anew): {'; '.join(container.dropped)}")
     if index.frames_skipped:
         notes.append(f"the first {index.frames_skipped} frames of the source do not decode")
     return Plan(

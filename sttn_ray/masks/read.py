@@ -4,6 +4,7 @@ import hashlib
 import io
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -221,7 +222,7 @@ def _image_names(path: str) -> list[str]:
         try:
             with zipfile.ZipFile(path) as archive:
                 names = [info.filename for info in archive.infolist() if not info.is_dir()]
-        except zipfile.BadZipFile as error:
+        except (zipfile.BadZipFile, NotImplementedError, OSError) as error:
             raise MaskError(f"{path}: is not a zip file ({error})") from error
     images = [
         name
@@ -238,7 +239,10 @@ def _image_files(source: MaskSource, start: int, stop: int) -> Iterator[tuple[st
     if Path(source.name).is_dir():
         for name in source.files[start:stop]:
             file = Path(source.name) / name
-            yield str(file), file.read_bytes()
+            try:
+                yield str(file), file.read_bytes()
+            except OSError as error:
+                raise MaskError(f"{file}: cannot be read ({error.strerror})") from error
         return
     with zipfile.ZipFile(source.name) as archive:
         for name in source.files[start:stop]:
@@ -247,7 +251,7 @@ def _image_files(source: MaskSource, start: int, stop: int) -> Iterator[tuple[st
                 raise MaskError(f"{label}: claims more than {MAX_IMAGE_BYTES} bytes; not read")
             try:
                 yield label, archive.read(name)
-            except (RuntimeError, zipfile.BadZipFile) as error:  # encrypted, or damaged
+            except (RuntimeError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:  # encrypted, or damaged
                 raise MaskError(f"{label}: cannot be read ({error})") from error
 
 

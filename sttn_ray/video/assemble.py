@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import av
 
 from sttn_ray.errors import VideoError
 from sttn_ray.video.encode import EncoderSettings, set_picture_tags, tick_of
-from sttn_ray.video.index import VideoIndex
+from sttn_ray.video.index import VideoIndex, open_video
 
 # Containers that keep every source timestamp exactly. Others go to mp4 where all streams fit, else to Matroska.
 _MUXERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
@@ -48,7 +49,7 @@ def choose_container(index: VideoIndex, settings: EncoderSettings) -> Container:
     """
     copyable, dropped = [], []
     for stream in index.others:
-        is_media = stream.kind in ("audio", "subtitle", "video")
+        is_media = stream.kind in ("audio", "subtitle", "video", "attachment")
         if is_media and any(_fits(index, muxer, [stream.index]) for muxer in ("matroska", "mp4")):
             copyable.append(stream.index)
         else:
@@ -77,12 +78,16 @@ def join_segments(
         index, container: the source, and what `choose_container` chose for it.
     """
     tick = tick_of(index.time_base)
-    scale = index.time_base / tick
-    with av.open(str(segments[0])) as first, av.open(index.path) as source:
+    with av.open(str(segments[0])) as first, open_video(index.path) as source:
         options = {"fflags": "+bitexact"}
         if container.muxer in ("mp4", "mov"):
             options |= {"video_track_timescale": str(tick.denominator), "movflags": "+faststart"}
-        with av.open(str(path), "w", format=container.muxer, options=options) as output:
+        else:
+            # Else a first sound packet before zero (AAC's priming) would move everything.
+            options |= {"avoid_negative_ts": "disabled"}
+        with av.open(
+            str(path), "w", format=container.muxer, options=options, metadata_errors="surrogateescape"
+        ) as output:
             video = output.add_stream_from_template(first.streams.video[0])
             video.time_base = tick
             set_picture_tags(video.codec_context, index)
@@ -96,9 +101,9 @@ def join_segments(
             output.metadata.update({k: v for k, v in source.metadata.items() if k not in _OWN_METADATA})
             if chapters := source.chapters():
                 output.set_chapters(chapters)
-            offsets = [round(index.pts[start] * scale) for start in starts]
+            offsets = [_ticks(index, index.pts[start]) for start in starts]
             merged = heapq.merge(
-                _video_packets(segments, offsets, [round(p * scale) for p in index.pts], tick),
+                _video_packets(segments, offsets, index, tick),
                 _copied_packets(source, container.copied),
                 key=lambda timed: timed[0],
             )
@@ -113,7 +118,7 @@ def verify_output(path: Path, index: VideoIndex, container: Container) -> None:
     Raises:
         VideoError: what differs.
     """
-    with av.open(str(path)) as output:
+    with open_video(str(path)) as output:
         video = output.streams.video[0]
         tick = video.time_base
         assert tick is not None
@@ -140,17 +145,27 @@ def packet_hashes(path: str, streams: Sequence[int]) -> list[str]:
     """Hex sha256 of all packets' bytes, for each of the given streams."""
     hashes = {number: hashlib.sha256() for number in streams}
     if streams:
-        with av.open(path) as container:
+        with open_video(path) as container:
             for packet in container.demux([container.streams[number] for number in streams]):
                 if packet.size:
-                    hashes[packet.stream_index].update(bytes(packet))
+                    hashes[packet.stream_index].update(_payload(packet))
     return [hashes[number].hexdigest() for number in streams]
+
+
+def _payload(packet: av.Packet) -> bytes:
+    """A packet's bytes; AAC without the ADTS header, which MPEG-TS needs and other containers must not hold."""
+    data = bytes(packet)
+    context = packet.stream.codec_context
+    is_aac = context is not None and context.name == "aac"
+    if is_aac and data[:1] == b"\xff" and data[1] & 0xF6 == 0xF0:  # no frame of AAC begins so by itself
+        return data[7 if data[1] & 1 else 9 :]
+    return data
 
 
 def _fits(index: VideoIndex, muxer: str, streams: Sequence[int]) -> bool:
     try:
         with (
-            av.open(index.path) as source,
+            open_video(index.path) as source,
             av.open(io.BytesIO(), "w", format=muxer) as trial,
         ):
             for number in streams:
@@ -170,8 +185,12 @@ def _copy_stream_tags(source: av.stream.Stream, target: av.stream.Stream) -> Non
 Timed = tuple[float, int | None, av.Packet]
 
 
+def _ticks(index: VideoIndex, pts: int) -> int:
+    return round(pts * index.time_base / tick_of(index.time_base))
+
+
 def _video_packets(
-    segments: Sequence[Path], offsets: Sequence[int], all_pts: list[int], tick: Fraction
+    segments: Sequence[Path], offsets: Sequence[int], index: VideoIndex, tick: Fraction
 ) -> Iterator[Timed]:
     """The segments' packets with absolute pts, and dts made anew for the whole file.
 
@@ -179,7 +198,11 @@ def _video_packets(
     frame time, which is what encoders do, so that dts rises and never passes pts.
     """
     delay = _reorder_delay(segments)
-    step = all_pts[1] - all_pts[0] if len(all_pts) > 1 else 1
+    all_pts = [_ticks(index, pts) for pts in index.pts]
+    last_duration = max(1, round(1 / (index.rate * tick)))
+    durations = [b - a for a, b in pairwise(all_pts)] + [last_duration]
+    duration_at = dict(zip(all_pts, durations, strict=True))
+    step = durations[0]
     lead = [all_pts[0] - step * (delay - n) for n in range(delay)]
     dts = iter(lead + all_pts)
     for segment, offset in zip(segments, offsets, strict=True):
@@ -190,6 +213,7 @@ def _video_packets(
                 assert packet.pts is not None
                 packet.pts += offset
                 packet.dts = next(dts)
+                packet.duration = duration_at[packet.pts]
                 yield float(packet.dts * tick), None, packet
 
 

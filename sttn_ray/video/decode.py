@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import av
 
 from sttn_ray.errors import VideoError
-from sttn_ray.video.index import VideoIndex
+from sttn_ray.video.index import VideoIndex, open_video
 
 
 def decode_range(index: VideoIndex, start: int, stop: int, *, threads: int = 1) -> Iterator[av.VideoFrame]:
@@ -39,7 +39,7 @@ def decode_range(index: VideoIndex, start: int, stop: int, *, threads: int = 1) 
 
 def _decode_from(index: VideoIndex, keyframe: int | None, threads: int) -> Iterator[av.VideoFrame]:
     try:
-        with av.open(index.path) as container:
+        with open_video(index.path) as container:
             stream = container.streams[index.stream]
             stream.codec_context.thread_count = threads
             # Slice threads do nothing for most files; frame threads are what speeds up one file.

@@ -53,7 +53,8 @@ class EncoderSettings:
     @property
     def _options(self) -> dict[str, str]:
         if self.codec == "ffv1":
-            return {"level": "3", "slices": "4", "slicecrc": "1"}
+            # Without "slices" the encoder finds a number that this size allows; 4 is refused for most odd sizes.
+            return {"level": "3", "slicecrc": "1"}
         options = {"preset": self.preset, "x264-params": "open-gop=0"}
         return {**options, ("qp" if self.is_lossless else "crf"): str(0 if self.is_lossless else self.crf)}
 
@@ -92,6 +93,8 @@ def check_encoder(index: VideoIndex, settings: EncoderSettings) -> None:
             f"{index.path}: {settings.codec} cannot encode {index.width}x{index.height} at {index.pix_fmt} "
             "(odd size); set encode.codec=ffv1"
         )
+    if settings.codec == "x264-lossless" and index.pix_fmt.startswith("gray"):
+        raise VideoError(f"{index.path}: x264-lossless turns gray into yuv420p; set encode.codec=ffv1")
     if settings.codec == "x264-lossless" and "10" in index.pix_fmt:
         raise VideoError(
             f"{index.path}: x264-lossless is lossless at 8 bits only and the video is {index.pix_fmt}; "
@@ -148,10 +151,15 @@ def tick_of(time_base: Fraction) -> Fraction:
     return Fraction(1, time_base.denominator)
 
 
+def _encoder_rate(index: VideoIndex) -> Fraction:
+    """The header's rate, but no frame shorter than a tick: a last frame of no duration would not be decoded."""
+    return min(index.rate, 1 / tick_of(index.time_base))
+
+
 def set_picture_tags(context: av.VideoCodecContext, index: VideoIndex) -> None:
     """Copy what tells a player how to show the picture: color tags, pixel shape, rate."""
     context.color_range, context.colorspace, context.color_primaries, context.color_trc = index.color
-    context.framerate = index.rate
+    context.framerate = _encoder_rate(index)
     if index.sample_aspect:
         context.sample_aspect_ratio = index.sample_aspect
 
@@ -173,7 +181,7 @@ def _write(
     tick = tick_of(index.time_base)
     options = {"fflags": "+bitexact", "video_track_timescale": str(tick.denominator)}
     with av.open(str(path), "w", format="mp4", options=options) as container:
-        stream = container.add_stream(settings.encoder, rate=index.rate, options=settings._options)
+        stream = container.add_stream(settings.encoder, rate=_encoder_rate(index), options=settings._options)
         assert isinstance(stream, av.VideoStream)
         context = stream.codec_context
         context.width, context.height, context.pix_fmt = index.width, index.height, settings.pix_fmt

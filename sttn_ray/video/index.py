@@ -102,6 +102,11 @@ class VideoIndex:
         )
 
 
+def open_video(path: str) -> av.container.InputContainer:
+    """Open a file to read it; a title that is not UTF-8 is no reason to refuse a video."""
+    return av.open(path, metadata_errors="surrogateescape")
+
+
 def file_sha256(path: str | Path) -> str:
     """Hex sha256 of a file's bytes."""
     with open(path, "rb") as file:
@@ -120,8 +125,13 @@ def index_video(path: str) -> VideoIndex:
     if Path(path).stat().st_size == 0:
         raise VideoError(f"{path}: the file is empty (0 bytes)")
     try:
-        with av.open(path) as container:
+        with open_video(path) as container:
             stream = _video_stream(container, path)
+            if container.format.name == "avi" and stream.codec_context.has_b_frames:
+                raise VideoError(
+                    f"{path}: an AVI with reordered frames (B-frames) does not tell when they are shown; remux it "
+                    "(ffmpeg -fflags +genpts -i IN.avi -c copy OUT.mkv)"
+                )
             pts, keyframe_pts = _read_packets(container, stream, path)
             header = _read_header(container, stream)
         first = _decode_first(path, header["stream"])
@@ -214,7 +224,7 @@ def _read_header(container: av.container.InputContainer, stream: av.VideoStream)
 
 
 def _decode_first(path: str, stream_index: int) -> av.VideoFrame:
-    with av.open(path) as container:
+    with open_video(path) as container:
         for frame in container.decode(container.streams[stream_index]):
             return frame
     raise VideoError(f"{path}: no frame of its video stream can be decoded")
@@ -222,7 +232,7 @@ def _decode_first(path: str, stream_index: int) -> av.VideoFrame:
 
 def _pts_by_decoding(path: str, stream_index: int) -> list[int]:
     """Timestamps as the decoder gives them, for containers whose packets carry none, or the same one twice."""
-    with av.open(path) as container:
+    with open_video(path) as container:
         frames = container.decode(container.streams[stream_index])
         pts = [frame.pts for frame in frames]
     if None in pts or len(set(pts)) != len(pts):
