@@ -92,6 +92,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(experiment)
     except SttnError as error:
         exit_with_faults(error)
+    except KeyboardInterrupt:
+        log.error("interrupted; the same command goes on from here")
+        return 130
 
 
 def run(experiment: Experiment) -> int:

@@ -16,7 +16,8 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom in source pixels
 CONTEXT = 0.125  # of the region's width and height, left free on each side of its holes
 SCALE_STEP = 2**0.5
 GRID_PX = 16  # a region's place, at scale 1
-CELL_PX = 16  # holes are told apart at this resolution
+CELL_PX = 16  # holes are told apart at this resolution, or a coarser one where there are many
+MAX_PIECES = 24
 
 
 class Region(NamedTuple):
@@ -57,15 +58,20 @@ def find_regions(hole: NDArray[np.bool_], model_size: tuple[int, int]) -> list[R
 
 
 def _hole_boxes(hole: NDArray[np.bool_]) -> list[Box]:
+    """Boxes around the pieces of a hole; specks in large number are taken together by looking coarser."""
     height, width = hole.shape
-    padded = np.pad(hole, ((0, -height % CELL_PX), (0, -width % CELL_PX)))
-    cells = padded.reshape(padded.shape[0] // CELL_PX, CELL_PX, padded.shape[1] // CELL_PX, CELL_PX).any((1, 3))
-    _, _, stats, _ = cv2.connectedComponentsWithStats(cells.astype(np.uint8), connectivity=8)
-    boxes = []
-    for left, top, across, down, _ in stats[1:].tolist():
-        box = (left * CELL_PX, top * CELL_PX, (left + across) * CELL_PX, (top + down) * CELL_PX)
-        boxes.append((box[0], box[1], min(box[2], width), min(box[3], height)))
-    return sorted(boxes)
+    cell = CELL_PX
+    while True:
+        padded = np.pad(hole, ((0, -height % cell), (0, -width % cell)))
+        cells = padded.reshape(padded.shape[0] // cell, cell, padded.shape[1] // cell, cell).any((1, 3))
+        count, _, stats, _ = cv2.connectedComponentsWithStats(cells.astype(np.uint8), connectivity=8)
+        if count - 1 <= MAX_PIECES:
+            break
+        cell *= 2
+    return sorted(
+        (left * cell, top * cell, min((left + across) * cell, width), min((top + down) * cell, height))
+        for left, top, across, down, _ in stats[1:].tolist()
+    )
 
 
 def _scale(target: Box, size: tuple[int, int], model_size: tuple[int, int]) -> float:
