@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sttn_ray.completion.regions import CELL_PX, CONTEXT, GRID_PX, SCALE_STEP, Region, find_regions
+from sttn_ray.completion.regions import CELL_PX, CONTEXT, GRID_PX, MAX_PIECES, SCALE_STEP, Region, find_regions
 
 MODEL = (240, 144)
 Pixels = NDArray[np.bool_]
@@ -153,6 +153,17 @@ def test_a_frame_narrower_than_the_network_is_used_in_full_width() -> None:
     ((left, top, right, bottom), _) = find_regions(hole, MODEL)[0]
     assert (left, right, bottom - top) == (0, 200, MODEL[1])
     assert top <= 400 < 460 <= bottom
+
+
+@pytest.mark.parametrize("num_specks", [10, 25, 2000])
+def test_specks_in_large_number_are_taken_together(num_specks: int) -> None:
+    """Each would cost a run of the network, and telling pairs apart grows with the cube of their number."""
+    rng = np.random.default_rng(0)
+    corners = zip(rng.integers(0, 1916, num_specks).tolist(), rng.integers(0, 1076, num_specks).tolist(), strict=True)
+    hole = make_hole(1920, 1080, *((left, top, left + 4, top + 4) for left, top in corners))
+    regions = find_regions(hole, MODEL)
+    check(hole, regions)
+    assert len(regions) <= MAX_PIECES
 
 
 def test_cells_tell_holes_apart() -> None:
