@@ -5,6 +5,7 @@ references. A frame's predictions, from all windows that hold it, are averaged w
 published code halves again and again, so that frames flicker with the window's stride (defect D-37).
 """
 
+import copy
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
@@ -25,7 +26,6 @@ from sttn_ray.video.color import ColorFormat, Planes, crop_planes, planes_to_rgb
 
 Precision = Literal["fp32", "bf16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-ENCODER_BATCH = 4  # frames encoded at once; more gain nothing on a CPU and cost memory
 SHOT_MARGIN = 1 + LOOKAHEAD  # frames beyond a shot's end that tell whether it ends there
 
 
@@ -47,9 +47,13 @@ class CompletedFrame(NamedTuple):
 def fastest_precision(device: str) -> Precision:
     """bf16 where the device computes it faster than float32: CUDA, and CPUs with instructions for it."""
     if device == "cuda":
-        return "bf16"
-    if device == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return "bf16"
+        # The machine that plans may have no GPU of its own; then those of the cluster are taken to be recent.
+        is_old = torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False)
+        return "fp32" if is_old else "bf16"
+    if device == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        if any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16")):
+            return "bf16"
     return "fp32"
 
 
@@ -61,7 +65,8 @@ class Engine:
         self.device = torch.device(device)
         self.dtype = DTYPES[precision]
         self.model_size = (generator.config.width, generator.config.height)
-        self.generator = generator.to(self.device, self.dtype).eval()
+        # A copy: the caller's generator keeps its own number format.
+        self.generator = copy.deepcopy(generator).to(self.device, self.dtype).eval()
         self.generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in its types
 
     def read_range(self, start: int, stop: int, num_frames: int) -> tuple[int, int]:
@@ -111,8 +116,8 @@ class Engine:
         sums: dict[int, "_Average"],
     ) -> None:
         neighbors = list(windows.neighbors(center, shot, self.schedule))
-        with_hole = [n for n in neighbors if n in wanted and source[n].hole.pixels.any()]
-        if not with_hole:
+        with_hole = [n for n in neighbors if source[n].hole.pixels.any()]
+        if not any(n in wanted for n in with_hole):
             return
         references = windows.references(center, shot, self.schedule)
         union = _union_of_holes(source[n].hole.pixels for n in neighbors)
@@ -123,13 +128,16 @@ class Engine:
             del features[key]
         for region in regions:
             outputs = [n for n in with_hole if _inside(source[n].hole.pixels, region.target).any()]
-            if not outputs:
+            if not any(n in wanted for n in outputs):
                 continue
-            # Wanted frames come first: after its last block the transformer keeps only those.
+            # Frames with a hole come first: after its last block the transformer keeps only those. Frames beyond the
+            # segment's end are among them: another order, or number, of frames would round otherwise.
             rest = [n for n in [*neighbors, *references] if n not in outputs]
             frames = [source[n] for n in [*outputs, *rest]]
             predicted = self.predict(region, frames, len(outputs), color, features)
             for number, rgb in zip(outputs, predicted, strict=True):
+                if number not in wanted:
+                    continue
                 if number not in sums:
                     sums[number] = _Average(hole_box(source[number].hole))
                 sums[number].add(rgb, region)
@@ -156,11 +164,12 @@ class Engine:
             (num_outputs, height, width, 3) in [0, 1], at the network's size.
         """
         masks = {frame.number: self._region_mask(frame, region.box) for frame in frames}
-        missing = [frame for frame in frames if (region.box, frame.number) not in features]
-        for batch in (missing[i : i + ENCODER_BATCH] for i in range(0, len(missing), ENCODER_BATCH)):
-            images = np.stack([self._region_image(f, region.box, masks[f.number], color) for f in batch])
-            encoded = self.generator.encode(self._to_device(images)).split(1)
-            features.update({(region.box, f.number): e for f, e in zip(batch, encoded, strict=True)})
+        for frame in frames:
+            key = (region.box, frame.number)
+            if key not in features:
+                # One at a time, so that a frame's features do not depend on what was encoded beside it.
+                image = self._region_image(frame, region.box, masks[frame.number], color)
+                features[key] = self.generator.encode(self._to_device(image))
         stacked = torch.cat([features[region.box, frame.number] for frame in frames])
         mask_tensor = torch.from_numpy(np.stack(list(masks.values())))[None, :, None]
         kept = self.generator.transform(
@@ -172,26 +181,21 @@ class Engine:
         predicted: NDArray[np.float32] = ((decoded + 1) / 2).permute(0, 2, 3, 1).cpu().numpy()
         return predicted
 
-    def _to_device(self, images: NDArray[np.float32]) -> Tensor:
-        tensor = torch.from_numpy(images).permute(0, 3, 1, 2)  # channels last as they lie in memory
+    def _to_device(self, image: NDArray[np.float32]) -> Tensor:
+        tensor = torch.from_numpy(image)[None].permute(0, 3, 1, 2)  # channels last as it lies in memory
         return tensor.to(self.device, self.dtype)
 
     def _region_mask(self, frame: SourceFrame, box: Box) -> NDArray[np.float32]:
         """The hole at the network's size, 1 wherever a pixel has any part in it."""
         hole = _inside(frame.hole.pixels, box).astype(np.float32)
-        if hole.shape == self.model_size[::-1]:
-            return hole
-        shrinks = hole.shape[1] > self.model_size[0] or hole.shape[0] > self.model_size[1]
-        resized = cv2.resize(hole, self.model_size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+        resized = _resized(hole, self.model_size)
         return (resized > 0).astype(np.float32)
 
     def _region_image(
         self, frame: SourceFrame, box: Box, mask: NDArray[np.float32], color: ColorFormat
     ) -> NDArray[np.float32]:
         rgb = planes_to_rgb(crop_planes(frame.planes, color, box), color)
-        if rgb.shape[1::-1] != self.model_size:
-            shrinks = rgb.shape[1] > self.model_size[0] or rgb.shape[0] > self.model_size[1]
-            rgb = cv2.resize(rgb, self.model_size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+        rgb = _resized(rgb, self.model_size)
         return (rgb * 2 - 1) * (1 - mask[..., None])
 
     def _finish(
@@ -279,6 +283,17 @@ def _union_of_holes(holes: Iterable[NDArray[np.bool_]]) -> NDArray[np.bool_]:
 
 def _inside(pixels: NDArray[np.bool_], box: Box) -> NDArray[np.bool_]:
     return pixels[box[1] : box[3], box[0] : box[2]]
+
+
+def _resized(image: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """An image at another width and height: mean of the pixels where it shrinks, bilinear where it grows."""
+    # Axis by axis: OpenCV's area mean skips pixels where the other axis grows.
+    shrunk = (min(size[0], image.shape[1]), min(size[1], image.shape[0]))
+    if shrunk != image.shape[1::-1]:
+        image = cv2.resize(image, shrunk, interpolation=cv2.INTER_AREA)
+    if shrunk != size:
+        image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+    return image
 
 
 def _intersection(a: Box, b: Box) -> Box:

@@ -17,7 +17,7 @@ CONTEXT = 0.125  # of the region's width and height, left free on each side of i
 SCALE_STEP = 2**0.5
 GRID_PX = 16  # a region's place, at scale 1
 CELL_PX = 16  # holes are told apart at this resolution, or a coarser one where there are many
-MAX_PIECES = 24
+MAX_PIECES = 64
 
 
 class Region(NamedTuple):
@@ -42,18 +42,16 @@ def find_regions(hole: NDArray[np.bool_], model_size: tuple[int, int]) -> list[R
     merged = True
     while merged:
         merged = False
-        for i, first in enumerate(targets):
-            for j in range(i + 1, len(targets)):
-                both = _union(first, targets[j])
-                apart = max(_scale(first, size, model_size), _scale(targets[j], size, model_size))
+        for i in range(len(targets) - 1, 0, -1):
+            for j in range(i):
+                both = _union(targets[i], targets[j])
+                apart = max(_scale(targets[i], size, model_size), _scale(targets[j], size, model_size))
                 if _scale(both, size, model_size) <= apart:
                     # One region instead of two, at no loss of resolution.
-                    targets[i] = both
-                    del targets[j]
+                    targets[j] = both
+                    del targets[i]
                     merged = True
                     break
-            if merged:
-                break
     return [Region(_place(target, size, model_size), target) for target in targets]
 
 
@@ -95,6 +93,8 @@ def _place(target: Box, size: tuple[int, int], model_size: tuple[int, int]) -> B
         length = min(full, round(model_size[axis] * scale / 2) * 2)
         middle = (target[axis] + target[axis + 2]) / 2
         start = round((middle - length / 2) / grid) * grid
+        # The grid must not push the target out of the box, as it could with a small network.
+        start = min(max(start, -((length - target[axis + 2]) // 2 * 2)), target[axis] // 2 * 2)
         start = min(max(0, start), (full - length) // 2 * 2)
         spans.append((start, start + length))
     (left, right), (top, bottom) = spans

@@ -25,7 +25,7 @@ class Schedule:
         if self.num_references is None:
             return num_frames
         # At a shot's end all references lie on one side.
-        return self.window_radius + self.reference_stride * (self.num_references + 1)
+        return self.window_radius + self.reference_stride * self.num_references
 
     def margin(self, num_frames: int) -> int:
         """Frames to be read before and after a segment to complete it."""

@@ -1,6 +1,7 @@
 """Checkpoints of the networks: our own layout and the published one, read without running code from the file."""
 
 import pickle
+import struct
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,17 @@ from sttn_ray.model.discriminator import Discriminator
 from sttn_ray.model.generator import PRESETS, Generator, GeneratorConfig
 
 FORMAT_VERSION = 1
+# What torch.load raises for files that are cut short or are something else.
+_UNREADABLE = (
+    RuntimeError,
+    EOFError,
+    OSError,
+    LookupError,
+    ValueError,
+    NotImplementedError,
+    struct.error,
+    zipfile.BadZipFile,
+)
 
 
 def save_generator(path: Path | str, generator: Generator) -> None:
@@ -44,7 +56,7 @@ def load_generator(path: Path | str, *, mask_keys: bool | None = None) -> Genera
     """
     data = _read(path)
     if "format_version" in data:
-        if data["format_version"] != FORMAT_VERSION:
+        if not isinstance(data["format_version"], int) or data["format_version"] != FORMAT_VERSION:
             raise CheckpointError(
                 f"{path}: checkpoint format {data['format_version']!r}, this version reads "
                 f"{FORMAT_VERSION}; use the sttn-ray that wrote it"
@@ -97,7 +109,7 @@ def _read(path: Path | str) -> dict[str, Any]:
             f"{path}: refused: not a checkpoint of plain tensors and numbers ({str(error).splitlines()[0]}); "
             "files that hold other Python objects could run code and are never loaded"
         ) from error
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise CheckpointError(f"{path}: cannot be read as a checkpoint ({error}); is it complete?") from error
     if not isinstance(data, dict):
         raise CheckpointError(f"{path}: expected a dictionary, got {type(data).__name__}")
@@ -105,13 +117,25 @@ def _read(path: Path | str) -> dict[str, Any]:
 
 
 def _own_config(path: Path | str, model: Any) -> GeneratorConfig:
+    names = ("channels", "num_blocks", "width", "height")
     try:
-        return GeneratorConfig(**{**model, "grids": tuple(model["grids"])})
-    except (TypeError, KeyError) as error:
+        numbers = [*(model[name] for name in names), *model["grids"]]
+        is_usable = all(isinstance(n, int) and n > 0 for n in numbers) and bool(model["grids"])
+        is_usable = is_usable and model["channels"] % (4 * len(model["grids"])) == 0
+        config = GeneratorConfig(**{**model, "grids": tuple(model["grids"])})
+    except (TypeError, LookupError) as error:
         raise CheckpointError(f"{path}: its 'model' section is not usable: {error}") from error
+    if not is_usable:
+        raise CheckpointError(
+            f"{path}: its 'model' section is not usable: {model}; expected positive integers, and channels that four "
+            "times the number of grids divides"
+        )
+    return config
 
 
 def _load_state(path: Path | str, network: torch.nn.Module, state: dict[str, Tensor]) -> None:
+    if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()):
+        raise CheckpointError(f"{path}: its weights are not a table of names and tensors")
     # DistributedDataParallel writes "module." before every name.
     state = {name.removeprefix("module."): value for name, value in state.items()}
     wanted = network.state_dict()
