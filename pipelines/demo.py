@@ -11,7 +11,6 @@ Such a network shows that all parts work together, not how good STTN is: that ta
 
 import csv
 import logging
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,8 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sttn_ray.config import DemoSection, Experiment, apply_override, exit_with_faults, parse_command_line
-from sttn_ray.errors import SttnError
+from sttn_ray.config import DemoSection, Experiment, apply_override, run_program
 from sttn_ray.metrics import psnr
 from sttn_ray.model.generator import PRESETS, Generator
 from sttn_ray.model.losses import hole_loss, valid_loss
@@ -44,12 +42,7 @@ EXAMPLE_FRAMES = (5, 30, 55)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit status."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    experiment = parse_command_line(__doc__, SECTIONS, argv)
-    try:
-        return run(experiment)
-    except SttnError as error:
-        exit_with_faults(error)
+    return run_program(__doc__ or "", SECTIONS, run, argv)
 
 
 def run(experiment: Experiment) -> int:

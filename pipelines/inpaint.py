@@ -11,22 +11,19 @@ Exit status: 0 all videos are done, 1 some failed (the manifest says why), 2 the
 
 import logging
 import os
-import sys
 import time
-import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
-import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 import torch
 
 from sttn_ray import cluster
 from sttn_ray.catalog.items import Item, read_catalog, single_item
-from sttn_ray.catalog.plan import Plan, Settings, input_stats, plan_video
+from sttn_ray.catalog.manifest import failed_outcome, manifest_row, short_outcome, write_manifest
+from sttn_ray.catalog.plan import Settings, input_stats, plan_video
 from sttn_ray.catalog.publish import (
     outcome_for_touched_inputs,
     outcome_if_current,
@@ -34,20 +31,14 @@ from sttn_ray.catalog.publish import (
     publish_if_complete,
 )
 from sttn_ray.catalog.records import ItemDir, claim_output
-from sttn_ray.completion.compositing import paste_samples
-from sttn_ray.completion.engine import Engine, SourceFrame, fastest_precision
-from sttn_ray.completion.prefetch import prefetched
+from sttn_ray.catalog.segments import complete_segment, write_segment
+from sttn_ray.completion.engine import Engine, fastest_precision
 from sttn_ray.completion.schedule import Schedule
-from sttn_ray.config import Experiment, exit_with_faults, parse_command_line
-from sttn_ray.errors import ConfigError, SttnError
-from sttn_ray.masks.hole import Hole, make_holes
-from sttn_ray.masks.read import read_masks
+from sttn_ray.config import Experiment, run_program
+from sttn_ray.errors import ConfigError
 from sttn_ray.model.generator import Generator
 from sttn_ray.model.weights import load_generator
-from sttn_ray.storage import published, require_local
-from sttn_ray.video.color import ColorFormat, color_format, frame_planes
-from sttn_ray.video.decode import decode_range
-from sttn_ray.video.encode import encode_segment
+from sttn_ray.storage import require_local
 from sttn_ray.video.index import file_sha256
 
 from .progress import Progress, ProgressLine
@@ -55,46 +46,12 @@ from .progress import Progress, ProgressLine
 log = logging.getLogger(__name__)
 
 SECTIONS = ("run", "inpaint", "encode")
-PREFETCHED_FRAMES = 8
-# Frames between two messages about progress: they cost nothing beside a frame's work.
-FRAMES_PER_MESSAGE = 5
-
 Row = dict[str, Any]
-
-MANIFEST = pa.schema(
-    [
-        ("video", pa.string()),
-        ("mask", pa.string()),
-        ("boxes", pa.string()),
-        ("output", pa.string()),
-        ("status", pa.string()),
-        ("step", pa.string()),
-        ("error", pa.string()),
-        ("reason", pa.string()),
-        ("is_unexpected", pa.bool_()),
-        ("frames", pa.int64()),
-        ("width", pa.int64()),
-        ("height", pa.int64()),
-        ("hole_share", pa.float64()),
-        ("seconds", pa.float64()),
-        ("num_bytes", pa.int64()),
-        ("sha256", pa.string()),
-        ("notes", pa.list_(pa.string())),
-    ]
-)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit status."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    experiment = parse_command_line(__doc__, SECTIONS, argv)
-    try:
-        return run(experiment)
-    except SttnError as error:
-        exit_with_faults(error)
-    except KeyboardInterrupt:
-        log.error("interrupted; the same command goes on from here")
-        return 130
+    return run_program(__doc__ or "", SECTIONS, run, argv)
 
 
 def run(experiment: Experiment) -> int:
@@ -143,10 +100,8 @@ def run(experiment: Experiment) -> int:
             # A segment's failure is the video's; a later segment's success does not change that.
             if row["status"] != "segment" and outcomes.get(row["item"], {}).get("status") != "failed":
                 outcomes[row["item"]] = row
-    records = [_manifest_row(item, outcomes.get(n), output_dir) for n, item in enumerate(items)]
-    manifest = Path(output_dir) / "manifest.parquet"
-    with published(manifest) as temporary:
-        pq.write_table(pa.Table.from_pylist(records, MANIFEST), temporary)
+    records = [manifest_row(item, outcomes.get(n), output_dir) for n, item in enumerate(items)]
+    manifest = write_manifest(output_dir, records)
     return _report(records, manifest, time.monotonic() - start)
 
 
@@ -253,12 +208,12 @@ def make_plan_fn(settings: Settings, output_dir: str, progress: ray.actor.ActorH
         try:
             todo, outcome = _plan_item(item, settings, output_dir)
         except Exception as error:  # noqa: BLE001 -- this operator's one boundary
-            outcome = failure("plan", error)
+            outcome = failed_outcome("plan", error)
             if item.fault is None:
                 ItemDir(output_dir, item.output).write_outcome(outcome)
         if outcome is not None:
-            progress.add.remote(outcome["status"])
-            return [base | _blank() | _short(outcome)]
+            progress.finish.remote(number, outcome["status"])
+            return [base | _blank() | short_outcome(outcome)]
         progress.add.remote("planned", sum(frames for _, frames in todo))
         return [base | _blank() | {"segment": n, "frames": frames} for n, frames in todo]
 
@@ -326,30 +281,13 @@ class Completer:
             plan = item_dir.read_plan()
             if plan is None:  # published by another driver meanwhile
                 return row | {"status": "segment"}
-            samples = list(self._complete(plan, row["segment"]))
+            samples = list(complete_segment(plan, row["segment"], self._engine, self._settings, self._count_completed))
         except Exception as error:  # noqa: BLE001 -- this operator's one boundary
-            return row | _fail(item_dir, "complete", error, self._progress)
+            return row | _fail(item_dir, row["item"], "complete", error, self._progress)
         return row | {"samples": samples, "seconds": time.monotonic() - start_s}
 
-    def _complete(self, plan: Plan, segment: int) -> Iterator[bytes]:
-        start, stop = plan.segments[segment]
-        if not plan.hole_frames[segment]:
-            self._progress.add.remote("completed", stop - start)
-            yield from [b""] * (stop - start)
-            return
-        index = plan.index
-        color = color_format(index.pix_fmt, index.color[0], index.color[1])
-        first, last = self._engine.read_range(start, stop, index.num_frames)
-        frames = prefetched(_source_frames(plan, self._settings, color, first, last), PREFETCHED_FRAMES)
-        unsent = 0
-        for completed in self._engine.complete(
-            frames, start=start, stop=stop, num_frames=index.num_frames, color=color
-        ):
-            unsent += 1
-            if unsent == FRAMES_PER_MESSAGE or completed.number == stop - 1:
-                self._progress.add.remote("completed", unsent)
-                unsent = 0
-            yield completed.samples
+    def _count_completed(self, frames: int) -> None:
+        self._progress.add.remote("completed", frames)
 
 
 def make_encode_fn(settings: Settings, output_dir: str, progress: ray.actor.ActorHandle) -> Callable[[Row], Row]:
@@ -368,89 +306,26 @@ def make_encode_fn(settings: Settings, output_dir: str, progress: ray.actor.Acto
             plan = item_dir.read_plan()
             if plan is None or _has_failed(item_dir):
                 return row | {"status": "segment"}
-            _encode(item_dir, plan, row["segment"], samples, row["seconds"], settings)
+            write_segment(item_dir, plan, row["segment"], samples, settings, seconds=row["seconds"])
             progress.add.remote("encoded", row["frames"])
             step = "publish"
             outcome = publish_if_complete(item_dir, plan)
         except Exception as error:  # noqa: BLE001 -- this operator's one boundary
-            return row | _fail(item_dir, step, error, progress)
+            return row | _fail(item_dir, row["item"], step, error, progress)
         if outcome is None:
             return row | {"status": "segment"}
-        progress.add.remote(outcome["status"])
-        return row | _short(outcome)
+        progress.finish.remote(row["item"], outcome["status"])
+        return row | short_outcome(outcome)
 
     return encode
 
 
-def _encode(
-    item_dir: ItemDir, plan: Plan, segment: int, samples: Sequence[bytes], seconds: float, settings: Settings
-) -> None:
-    start_s = time.monotonic()
-    start, stop = plan.segments[segment]
-    index = plan.index
-    color = color_format(index.pix_fmt, index.color[0], index.color[1])
-    holes = _holes(plan, settings, color, start, stop)
-
-    def blended() -> Iterator[Any]:
-        frames = decode_range(index, start, stop)
-        for frame, hole, packed in zip(frames, holes, samples, strict=True):
-            if packed:
-                frame.make_writable()
-                paste_samples(frame_planes(frame, color), packed, hole, color)
-            yield frame
-
-    with published(item_dir.segment_path(segment)) as temporary:
-        encoded = encode_segment(temporary, blended(), index.pts[start:stop], index, plan.encoder)
-    item_dir.write_segment(
-        segment,
-        {
-            "plan_hash": plan.plan_hash,
-            "num_frames": encoded.num_frames,
-            "num_bytes": encoded.num_bytes,
-            "sha256": encoded.sha256,
-            "extradata_sha256": encoded.extradata_sha256,
-            "seconds": seconds + time.monotonic() - start_s,
-        },
-    )
-
-
-def _source_frames(plan: Plan, settings: Settings, color: ColorFormat, start: int, stop: int) -> Iterator[SourceFrame]:
-    holes = _holes(plan, settings, color, start, stop)
-    frames = decode_range(plan.index, start, stop)
-    for number, (frame, hole) in enumerate(zip(frames, holes, strict=True), start):
-        yield SourceFrame(number, frame_planes(frame, color), hole)
-
-
-def _holes(plan: Plan, settings: Settings, color: ColorFormat, start: int, stop: int) -> Iterator[Hole]:
-    return make_holes(
-        read_masks(plan.mask, plan.index, start, stop),
-        dilation_px=settings.dilation_px,
-        feather_px=settings.feather_px,
-        chroma_step=color.chroma_step,
-    )
-
-
-def failure(step: str, error: Exception) -> Row:
-    """An outcome of class, message and, where the error is not one of ours, its traceback."""
-    is_unexpected = not isinstance(error, SttnError)
-    reason = str(error) or type(error).__name__
-    if is_unexpected:
-        reason += "\n" + "".join(traceback.format_exception(error))
-    return {
-        "status": "failed",
-        "step": step,
-        "error": type(error).__name__,
-        "reason": reason,
-        "is_unexpected": is_unexpected,
-    }
-
-
-def _fail(item_dir: ItemDir, step: str, error: Exception, progress: ray.actor.ActorHandle) -> Row:
-    outcome = failure(step, error)
+def _fail(item_dir: ItemDir, item: int, step: str, error: Exception, progress: ray.actor.ActorHandle) -> Row:
+    outcome = failed_outcome(step, error)
     if not _has_failed(item_dir):
         item_dir.write_outcome(outcome)
-        progress.add.remote("failed")
-    return _short(outcome)
+    progress.finish.remote(item, "failed")
+    return short_outcome(outcome)
 
 
 def _has_failed(item_dir: ItemDir) -> bool:
@@ -468,21 +343,6 @@ def _blank() -> Row:
         "samples": [b""],
         "seconds": 0.0,
     }
-
-
-def _short(outcome: Row) -> Row:
-    """The part of an outcome that travels to the driver."""
-    return {k: outcome[k] for k in ("status", "step", "error", "reason", "is_unexpected") if k in outcome}
-
-
-def _manifest_row(item: Item, row: Row | None, output_dir: str) -> Row:
-    base = {"video": item.video, "mask": item.mask, "boxes": item.boxes, "is_unexpected": False}
-    if row is None:
-        return base | failure("publish", RuntimeError("its segments ended without an outcome"))
-    if row["status"] == "failed":
-        return base | _short(row)
-    outcome = ItemDir(output_dir, item.output).read_outcome()
-    return base | {k: v for k, v in (outcome or {}).items() if k in MANIFEST.names}
 
 
 def _report(records: Sequence[Row], manifest: Path, seconds: float) -> int:

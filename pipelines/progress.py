@@ -4,6 +4,7 @@ import logging
 import sys
 import threading
 import time
+from collections import Counter
 from typing import Any
 
 import ray
@@ -18,13 +19,20 @@ class Progress:
     """Counts of a job, kept beside it; operators send and do not wait."""
 
     def __init__(self) -> None:
-        self._counts: dict[str, int] = {}
+        self._frames: dict[str, int] = {}
+        self._videos: dict[int, str] = {}
 
-    def add(self, name: str, count: int = 1) -> None:
-        self._counts[name] = self._counts.get(name, 0) + count
+    def add(self, name: str, frames: int) -> None:
+        """Frames that were planned, completed or encoded."""
+        self._frames[name] = self._frames.get(name, 0) + frames
+
+    def finish(self, item: int, status: str) -> None:
+        """A video's outcome; said twice it counts once."""
+        self._videos[item] = status
 
     def counts(self) -> dict[str, int]:
-        return dict(self._counts)
+        """Frames by name and videos by status."""
+        return {**self._frames, **Counter(self._videos.values())}
 
 
 class ProgressLine:
@@ -77,7 +85,7 @@ class ProgressLine:
         now = time.monotonic()
         if completed and self._first_frame is None:
             self._first_frame = (now, completed)
-        share = completed / total
+        share = min(1.0, completed / total)  # what a killed process did is done, and counted, again
         bar = "#" * int(share * BAR_WIDTH)
         parts = [f"[{bar:<{BAR_WIDTH}}] {completed}/{total} frames", videos]
         if self._first_frame and completed > self._first_frame[1]:

@@ -5,8 +5,9 @@ these sections: below them, functions take plain arguments.
 """
 
 import difflib
+import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -14,9 +15,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
-from sttn_ray.errors import ConfigError
+from sttn_ray.errors import ConfigError, SttnError
 from sttn_ray.masks.boxes import SYNTAX
 from sttn_ray.video.encode import Codec
+
+log = logging.getLogger(__name__)
 
 Device = Literal["auto", "cuda", "mps", "cpu"]
 
@@ -179,6 +182,21 @@ def parse_command_line(doc: str, sections: Sequence[str], argv: Sequence[str] | 
         sys.stdout.write(to_yaml(experiment))
         raise SystemExit(0)
     return experiment
+
+
+def run_program(
+    doc: str, sections: Sequence[str], run: Callable[[Experiment], int], argv: Sequence[str] | None = None
+) -> int:
+    """Run a program on its command line; returns its exit status, or exits with 2 where the request is wrong."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    experiment = parse_command_line(doc, sections, argv)
+    try:
+        return run(experiment)
+    except SttnError as error:
+        exit_with_faults(error)
+    except KeyboardInterrupt:
+        log.error("interrupted; the same command goes on from here")
+        return 130
 
 
 def exit_with_faults(error: Exception) -> NoReturn:
