@@ -2,8 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-
-import av
+from typing import Any
 
 from sttn_ray.catalog.plan import Plan, Settings
 from sttn_ray.catalog.records import ItemDir
@@ -82,9 +81,7 @@ def write_segment(
     )
 
 
-def _blended_frames(
-    plan: Plan, settings: Settings, start: int, stop: int, samples: Sequence[bytes]
-) -> Iterator[av.VideoFrame]:
+def _blended_frames(plan: Plan, settings: Settings, start: int, stop: int, samples: Sequence[bytes]) -> Iterator[Any]:
     color = _color(plan)
     frames = decode_range(plan.index, start, stop)
     holes = _holes(plan, settings, color, start, stop)
