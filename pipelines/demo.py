@@ -4,7 +4,7 @@ Reads nothing. Writes two clips (an object that moves, a logo that stands), thei
 clips' surroundings for a minute, the completed videos, and report/index.html with before, mask and after.
 
     python -m pipelines.demo
-    python -m pipelines.demo demo.output=my-demo demo.fit_seconds=300
+    python -m pipelines.demo demo.output=long-demo demo.fit_seconds=300
 
 Such a network shows that all parts work together, not how good STTN is: that takes days of training.
 """
@@ -20,13 +20,14 @@ import torch
 from PIL import Image
 
 from sttn_ray.config import DemoSection, Experiment, apply_override, run_program
+from sttn_ray.errors import ConfigError
 from sttn_ray.metrics import psnr
 from sttn_ray.model.generator import PRESETS, Generator
 from sttn_ray.model.losses import hole_loss, valid_loss
 from sttn_ray.model.weights import save_generator
 from sttn_ray.report.page import Example, Section, write_page
 from sttn_ray.report.scenes import FPS, Scene, logo, moving_object
-from sttn_ray.storage import published
+from sttn_ray.storage import published, read_record, write_record
 from sttn_ray.video.write import read_pictures, write_clip
 
 from . import inpaint
@@ -49,6 +50,7 @@ def run(experiment: Experiment) -> int:
     """Make the clips and weights that are not there yet, inpaint, and write the page; returns the exit status."""
     options = experiment.demo
     folder = Path(options.output)
+    _claim(folder, options)
     scenes = {
         "moving_object": moving_object(options.seed, NUM_FRAMES),
         "logo": logo(options.seed + 1, NUM_FRAMES),
@@ -75,6 +77,16 @@ def run(experiment: Experiment) -> int:
     return 0
 
 
+def _claim(folder: Path, options: DemoSection) -> None:
+    """Refuse a folder whose clips and weights were made with other settings."""
+    ours = {"seed": options.seed, "fit_seconds": options.fit_seconds}
+    theirs = read_record(folder / "demo.json")
+    if theirs is None:
+        write_record(folder / "demo.json", ours)
+    elif theirs != ours:
+        raise ConfigError(f"{folder}: holds a demo made with {theirs}, asked for {ours}; delete it or set demo.output")
+
+
 def _write_corpus(folder: Path, scenes: dict[str, Scene]) -> Path:
     """Clips and masks, and a catalog of them; the logo is given as a box, the object as a folder of masks."""
     (folder / "clips").mkdir(parents=True, exist_ok=True)
@@ -84,7 +96,7 @@ def _write_corpus(folder: Path, scenes: dict[str, Scene]) -> Path:
         if not clip.exists():
             with published(clip) as temporary:
                 write_clip(temporary, scene.frames, fps=FPS, sound=scene.sound)
-        row = {"video": f"clips/{clip.name}", "mask": "", "boxes": ""}
+        row = {"video": f"clips/{clip.name}", "mask": "", "boxes": "", "output": clip.name}
         if (scene.masks == scene.masks[0]).all():
             rows_with, columns_with = np.nonzero(scene.masks[0])
             left, top = columns_with.min(), rows_with.min()
@@ -95,12 +107,13 @@ def _write_corpus(folder: Path, scenes: dict[str, Scene]) -> Path:
             for n, mask in enumerate(scene.masks):
                 file = masks / f"{n:05d}.png"
                 if not file.exists():
-                    Image.fromarray(mask.astype(np.uint8) * 255).save(file)
+                    with published(file) as temporary:
+                        Image.fromarray(mask.astype(np.uint8) * 255).save(temporary, format="png")
             row["mask"] = f"masks/{name}"
         rows.append(row)
     catalog = folder / "catalog.csv"
     with open(catalog, "w", newline="") as table:
-        writer = csv.DictWriter(table, ["video", "mask", "boxes"])
+        writer = csv.DictWriter(table, ["video", "mask", "boxes", "output"])
         writer.writeheader()
         writer.writerows(rows)
     return catalog

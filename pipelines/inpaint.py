@@ -13,17 +13,18 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import ray
 import torch
 
 from sttn_ray import cluster
-from sttn_ray.catalog.items import Item, read_catalog, single_item
+from sttn_ray.catalog.items import Item, read_catalog, refuse_overwriting, single_item
 from sttn_ray.catalog.manifest import failed_outcome, manifest_row, short_outcome, write_manifest
-from sttn_ray.catalog.plan import Settings, input_stats, plan_video
+from sttn_ray.catalog.plan import Plan, Settings, input_stats, plan_video
 from sttn_ray.catalog.publish import (
     outcome_for_touched_inputs,
     outcome_if_current,
@@ -35,7 +36,7 @@ from sttn_ray.catalog.segments import complete_segment, write_segment
 from sttn_ray.completion.engine import Engine, fastest_precision
 from sttn_ray.completion.schedule import Schedule
 from sttn_ray.config import Experiment, run_program
-from sttn_ray.errors import ConfigError
+from sttn_ray.errors import ConfigError, StorageError
 from sttn_ray.model.generator import Generator
 from sttn_ray.model.weights import load_generator
 from sttn_ray.storage import require_local
@@ -66,8 +67,12 @@ def run(experiment: Experiment) -> int:
     generator = load_generator(options.checkpoint or "")
     cluster.connect()
     settings = _settings(experiment, cluster.choose_device(experiment.run.device))
-    num_actors = cluster.choose_num_actors(experiment.run.num_actors, settings.device, experiment.run.actor_cpus)
+    video_cpus = max(1, settings.encoder_threads)
+    num_actors = cluster.choose_num_actors(
+        experiment.run.num_actors, settings.device, experiment.run.actor_cpus, video_cpus
+    )
     output_dir = os.path.abspath(options.output or "")
+    refuse_overwriting(items, output_dir)
     claim_output(output_dir, settings)
     config = generator.config
     log.info(
@@ -122,13 +127,8 @@ def _requested_items(experiment: Experiment) -> list[Item]:
         )
     if faults:
         raise ConfigError("\n".join(faults))
-    require_local(
-        inpaint__video=options.video,
-        inpaint__mask=options.mask,
-        inpaint__catalog=options.catalog,
-        inpaint__output=options.output,
-        inpaint__checkpoint=options.checkpoint,
-    )
+    names = ("video", "mask", "catalog", "output", "checkpoint")
+    require_local({f"inpaint.{name}": getattr(options, name) for name in names})
     if options.catalog:
         return read_catalog(options.catalog)
     return single_item(options.video or "", options.mask, options.boxes)
@@ -210,39 +210,56 @@ def make_plan_fn(settings: Settings, output_dir: str, progress: ray.actor.ActorH
         except Exception as error:  # noqa: BLE001 -- this operator's one boundary
             outcome = failed_outcome("plan", error)
             if item.fault is None:
-                ItemDir(output_dir, item.output).write_outcome(outcome)
+                with suppress(StorageError):  # the row says it all the same
+                    ItemDir(output_dir, item.output).write_outcome(outcome)
         if outcome is not None:
             progress.finish.remote(number, outcome["status"])
             return [base | _blank() | short_outcome(outcome)]
-        progress.add.remote("planned", sum(frames for _, frames in todo))
-        return [base | _blank() | {"segment": n, "frames": frames} for n, frames in todo]
+        progress.add.remote("planned", sum(todo.frames.values()))
+        return [
+            base | _blank() | {"segment": n, "frames": frames, "plan_hash": todo.plan_hash}
+            for n, frames in todo.frames.items()
+        ]
 
     return plan
 
 
-def _plan_item(item: Item, settings: Settings, output_dir: str) -> tuple[list[tuple[int, int]], Row | None]:
-    """Numbers and frames of the segments to do, or the outcome of a video that needs none."""
+class _Todo(NamedTuple):
+    """The segments of a plan that are still to be done, with their number of frames."""
+
+    plan_hash: str
+    frames: dict[int, int]
+
+
+def _plan_item(item: Item, settings: Settings, output_dir: str) -> tuple[_Todo, Row | None]:
+    """The segments to do, or the outcome of a video that needs none."""
     if item.fault is not None:
         raise ConfigError(item.fault)
     item_dir = ItemDir(output_dir, item.output)
-    inputs = input_stats(item)
+    inputs = input_stats(item.video, item.mask, item.boxes)
     if outcome := outcome_if_current(item_dir, inputs, settings.hash()):
-        return [], outcome
+        item_dir.clear_work()  # of a run killed after the video was done
+        return _NOTHING, outcome
     plan = item_dir.read_plan()
     if plan is None or plan.inputs != inputs or plan.settings_hash != settings.hash():
         plan = plan_video(item, settings)
         if outcome := outcome_for_touched_inputs(item_dir, plan):
-            return [], outcome
+            return _NOTHING, outcome
         item_dir.write_plan(plan)
-    item_dir.clear_outcome()
+    outcome = item_dir.read_outcome()
+    if outcome is not None and outcome.get("plan_hash") != plan.plan_hash:  # it failed, or is of another source
+        item_dir.clear_outcome()
     if not plan.has_hole:
-        return [], publish_copy(item_dir, plan)
-    todo = [
-        (n, stop - start)
+        return _NOTHING, publish_copy(item_dir, plan)
+    frames = {
+        n: stop - start
         for n, (start, stop) in enumerate(plan.segments)
         if item_dir.read_segment(n, plan.plan_hash) is None
-    ]
-    return (todo, None) if todo else ([], publish_if_complete(item_dir, plan))
+    }
+    return _Todo(plan.plan_hash, frames), None if frames else publish_if_complete(item_dir, plan)
+
+
+_NOTHING = _Todo("", {})
 
 
 class Completer:
@@ -276,10 +293,8 @@ class Completer:
         item_dir = ItemDir(self._output_dir, row["output_name"])
         start_s = time.monotonic()
         try:
-            if _has_failed(item_dir):
-                return row | {"status": "segment"}
-            plan = item_dir.read_plan()
-            if plan is None:  # published by another driver meanwhile
+            plan = _plan_of(row, item_dir)
+            if plan is None:
                 return row | {"status": "segment"}
             samples = list(complete_segment(plan, row["segment"], self._engine, self._settings, self._count_completed))
         except Exception as error:  # noqa: BLE001 -- this operator's one boundary
@@ -303,8 +318,8 @@ def make_encode_fn(settings: Settings, output_dir: str, progress: ray.actor.Acto
         item_dir = ItemDir(output_dir, row["output_name"])
         step = "encode"
         try:
-            plan = item_dir.read_plan()
-            if plan is None or _has_failed(item_dir):
+            plan = _plan_of(row, item_dir)
+            if plan is None:
                 return row | {"status": "segment"}
             write_segment(item_dir, plan, row["segment"], samples, settings, seconds=row["seconds"])
             progress.add.remote("encoded", row["frames"])
@@ -322,15 +337,22 @@ def make_encode_fn(settings: Settings, output_dir: str, progress: ray.actor.Acto
 
 def _fail(item_dir: ItemDir, item: int, step: str, error: Exception, progress: ray.actor.ActorHandle) -> Row:
     outcome = failed_outcome(step, error)
-    if not _has_failed(item_dir):
+    with suppress(StorageError):  # the row says it all the same
         item_dir.write_outcome(outcome)
     progress.finish.remote(item, "failed")
     return short_outcome(outcome)
 
 
-def _has_failed(item_dir: ItemDir) -> bool:
+def _plan_of(row: Row, item_dir: ItemDir) -> Plan | None:
+    """The plan that a row's segment belongs to; None where there is nothing left to do for it.
+
+    The video may have failed, or another driver may have published it, or planned it anew for a changed source.
+    """
     outcome = item_dir.read_outcome()
-    return outcome is not None and outcome["status"] == "failed"
+    if outcome is not None and outcome["status"] == "failed":
+        return None
+    plan = item_dir.read_plan()
+    return plan if plan is not None and plan.plan_hash == row["plan_hash"] else None
 
 
 def _blank() -> Row:
@@ -340,6 +362,7 @@ def _blank() -> Row:
         "error": "",
         "reason": "",
         "is_unexpected": False,
+        "plan_hash": "",
         "samples": [b""],
         "seconds": 0.0,
     }

@@ -12,6 +12,9 @@ log = logging.getLogger(__name__)
 
 # Ray Data and Train can wait for each other for ever where there are two logical CPUs.
 MIN_LOCAL_CPUS = 4
+# Torch asks Linux for huge pages then. The network's tensors of some 100 MB are new memory each time, and filling it
+# page by page of 4 KiB took a third of the time.
+_RUNTIME_ENV = {"env_vars": {"THP_MEM_ALLOC_ENABLE": "1"}}
 
 
 def connect() -> None:
@@ -28,13 +31,19 @@ def connect() -> None:
     if address and _join(address):
         return
     cpus = max(MIN_LOCAL_CPUS, os.cpu_count() or 1)
-    ray.init(address="local", num_cpus=cpus, dashboard_host="127.0.0.1", logging_level=logging.WARNING)
+    ray.init(
+        address="local",
+        num_cpus=cpus,
+        dashboard_host="127.0.0.1",
+        logging_level=logging.WARNING,
+        runtime_env=_RUNTIME_ENV,
+    )
     log.info("started Ray on this machine with %d logical CPUs", cpus)
 
 
 def _join(address: str) -> bool:
     try:
-        ray.init(address=address, logging_level=logging.WARNING)
+        ray.init(address=address, logging_level=logging.WARNING, runtime_env=_RUNTIME_ENV)
     except ConnectionError as error:
         if os.environ.get("RAY_ADDRESS"):
             raise ConfigError(f"RAY_ADDRESS={address}: no Ray cluster answers there ({error})") from error
@@ -69,22 +78,39 @@ def choose_device(wanted: str) -> str:
     return "cuda" if num_gpus else "mps" if has_mps and num_nodes() == 1 else "cpu"
 
 
-def choose_num_actors(wanted: int | None, device: str, actor_cpus: int) -> int:
-    """How many processes run the network: one a GPU, or as many as the CPUs carry beside two for video.
+def choose_num_actors(wanted: int | None, device: str, actor_cpus: int, video_cpus: int) -> int:
+    """How many processes run the network: one a GPU, or as many as the CPUs carry beside those that handle video.
+
+    Args:
+        wanted: as asked for, or None.
+        device: from `choose_device`.
+        actor_cpus: CPUs of each.
+        video_cpus: CPUs of one task that decodes and encodes; without room for one nothing would ever end.
 
     Raises:
-        ConfigError: no node can carry one.
+        ConfigError: the cluster cannot carry it. Ray would wait for ever.
     """
-    most = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
-    if actor_cpus > most:
-        raise ConfigError(
-            f"run.actor_cpus={actor_cpus}: no node of the cluster has as many CPUs; the largest has {most}"
+    resources = ray.cluster_resources()
+    cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
+    largest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+    carried = (cpus - video_cpus) // actor_cpus
+    if device == "cuda":
+        carried = min(carried, gpus)
+    elif device == "mps":
+        carried = min(carried, 1)
+    faults = []
+    if max(actor_cpus, video_cpus) > largest:
+        faults.append(
+            f"run.actor_cpus={actor_cpus}, encode.threads={video_cpus}: the cluster's largest node has {largest} CPUs"
         )
+    elif (wanted or 1) > carried:
+        faults.append(
+            f"run.num_actors={wanted or 1}: with run.actor_cpus={actor_cpus} and {video_cpus} CPUs for video the "
+            f"cluster of {cpus} CPUs and {gpus} GPUs carries {max(0, carried)} on {device}; lower one of them"
+        )
+    if faults:
+        raise ConfigError("\n".join(faults))
     if wanted is not None:
         return wanted
-    resources = ray.cluster_resources()
-    if device == "cuda":
-        return max(1, int(resources["GPU"]))
-    if device == "mps":
-        return 1
-    return max(1, int(resources["CPU"] - 2) // actor_cpus)
+    # Two CPUs for video where there are as many: one plans or decodes while another encodes.
+    return max(1, carried if device == "cuda" else min(carried, (cpus - 2 * video_cpus) // actor_cpus))

@@ -32,7 +32,7 @@ class RunSection(_Section):
     """What holds for every program."""
 
     device: Device = Field(
-        "auto", description="where the network runs; auto takes GPUs if the cluster has any, else the CPU"
+        "auto", description="where the network runs; auto takes the cluster's GPUs, else Metal on a Mac, else the CPU"
     )
     num_actors: int | None = Field(
         None, ge=1, description="processes that run the network; default: one a GPU, or as many as the CPUs carry"

@@ -1,5 +1,6 @@
 """Files that appear whole or not at all."""
 
+import errno
 import json
 import os
 import uuid
@@ -10,26 +11,48 @@ from typing import Any
 
 from sttn_ray.errors import ConfigError, StorageError
 
+_CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+
 
 @contextmanager
-def published(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends, and vanishes if it fails.
+def published(path: Path, *, temporary_dir: Path | None = None) -> Iterator[Path]:
+    """A temporary path that takes the place of `path` when the block ends, and vanishes if it fails.
+
+    Args:
+        path: the file to make.
+        temporary_dir: a folder on the same file system; default: beside the file.
 
     Raises:
-        StorageError: the folder cannot be written.
+        StorageError: the folder cannot be written, or is full.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    folder = temporary_dir or path.parent
+    temporary = folder / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written ({error.strerror or error})") from error
+        with _as_storage_error(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+        except OSError as error:
+            # The block's other errors are about what it reads, and are its own to tell.
+            if error.errno in _CANNOT_WRITE:
+                raise StorageError(f"{path}: cannot be written ({error.strerror})") from error
+            raise
+        with _as_storage_error(path):
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     finally:
         with suppress(OSError):  # a path that could not be made cannot be removed either
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _as_storage_error(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
 def write_record(path: Path, record: dict[str, Any]) -> None:
@@ -55,14 +78,14 @@ def read_record(path: Path) -> dict[str, Any] | None:
     return record
 
 
-def require_local(**paths: str | None) -> None:
-    """Refuse paths with a scheme such as `s3://`.
+def require_local(paths: dict[str, str | None]) -> None:
+    """Refuse paths with a scheme such as `s3://`; `paths` by the setting's name.
 
     Raises:
         ConfigError: which settings hold one.
     """
     faults = [
-        f"{name.replace('__', '.')}={path}: object stores are not supported yet; copy the files to a shared folder"
+        f"{name}={path}: object stores are not supported yet; copy the files to a shared folder"
         for name, path in paths.items()
         if path and "://" in path
     ]

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,9 +13,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sttn_ray.errors import CatalogError
+from sttn_ray.errors import CatalogError, ConfigError
 
 COLUMNS = {"video", "mask", "boxes", "output"}
+_VIDEO_SUFFIX = re.compile(
+    r"\.(3gp|avi|flv|m2ts|m4v|mkv|mov|mp4|mpeg|mpg|mts|mxf|nut|ogv|ts|vob|webm|wmv|y4m)", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,13 +45,16 @@ class Item:
 
 def single_item(video: str, mask: str | None, boxes: str | None) -> list[Item]:
     """The item of a request for one video, paths relative to the working directory."""
-    return _named([{"video": video, "mask": mask, "boxes": boxes}], Path.cwd())
+    row = {"video": video, "mask": mask, "boxes": boxes, "output": Path(video).name}
+    return _named([row], Path.cwd())
 
 
 def read_catalog(path: str) -> list[Item]:
     """Read a catalog: CSV, JSON lines or Parquet with `video`, `mask` or `boxes`, and optionally `output`.
 
-    Relative paths are taken from the catalog's own folder. A row that cannot be used becomes an item with a fault.
+    Relative paths are taken from the catalog's own folder. Without `output`, a video below that folder is named by its
+    path from there, another by its whole path: names do not depend on the other rows. A row that cannot be used becomes
+    an item with a fault.
 
     Raises:
         CatalogError: the file is missing, is of another kind, has other columns, or has no rows.
@@ -99,11 +106,26 @@ def _read_parquet(path: str) -> list[dict[str, Any]]:
     return pq.read_table(path).to_pylist()
 
 
+def refuse_overwriting(items: Sequence[Item], output_dir: str) -> None:
+    """Check that no output would take the place of a video or a mask of the request.
+
+    Raises:
+        ConfigError: which ones it would.
+    """
+    inputs = {os.path.realpath(os.path.splitext(p)[0]): p for i in items for p in (i.video, i.mask) if p}
+    targets = [os.path.realpath(os.path.join(output_dir, item.output)) for item in items if item.fault is None]
+    faults = [
+        f"{inputs[target]}: would be overwritten by an output; choose another inpaint.output"
+        for target in targets
+        if target in inputs
+    ]
+    if faults:
+        raise ConfigError("\n".join(faults))
+
+
 def _named(rows: Sequence[dict[str, Any]], folder: Path) -> list[Item]:
     """Items with absolute paths and an output name each; names that two items share are faults."""
     videos = [_absolute(row.get("video"), folder) for row in rows]
-    known = [video for video in videos if video]
-    root = os.path.commonpath([os.path.dirname(video) for video in known]) if known else "/"
     items = []
     for row, video in zip(rows, videos, strict=True):
         text = {name: str(row.get(name) or "").strip() for name in COLUMNS}
@@ -114,7 +136,7 @@ def _named(rows: Sequence[dict[str, Any]], folder: Path) -> list[Item]:
             fault = f"{row.get('video')}: object stores are not supported yet; copy the files to a shared folder"
         elif bool(text["mask"]) == bool(text["boxes"]):
             fault = f"{video}: give a mask or boxes" + (", not both" if text["mask"] else "")
-        name = text["output"] or (os.path.relpath(video, root) if video else "")
+        name = text["output"] or _default_name(video, folder)
         parts = PurePosixPath(name).parts
         if name and (not parts or PurePosixPath(name).is_absolute() or ".." in parts or parts[0] == "_sttn"):
             fault = f"{video}: its output {name!r} is not a path below the output folder"
@@ -136,9 +158,14 @@ def _named(rows: Sequence[dict[str, Any]], folder: Path) -> list[Item]:
     ]
 
 
+def _default_name(video: str, folder: Path) -> str:
+    path = Path(video)
+    return str(path.relative_to(folder)) if path.is_relative_to(folder) else video.lstrip("/")
+
+
 def _without_suffix(name: PurePosixPath) -> str:
-    # "clip.01" and "clip.02" are two names, not one with two suffixes.
-    return str(name if name.suffix[1:].isdigit() else name.with_suffix(""))
+    # "clip.01" and "Mr. Smith" are names without a suffix.
+    return str(name.with_suffix("") if _VIDEO_SUFFIX.fullmatch(name.suffix) else name)
 
 
 def _with_fault(item: Item, fault: str) -> Item:

@@ -140,7 +140,7 @@ def plan_video(item: Item, settings: Settings) -> Plan:
     Raises:
         VideoError, MaskError: it cannot be done; the message says why.
     """
-    inputs = input_stats(item)
+    inputs = input_stats(item.video, item.mask, item.boxes)
     source = boxes_source(item.boxes) if item.boxes else mask_source(item.mask or "")
     index = index_video(item.video)
     color = color_format(index.pix_fmt, index.color[0], index.color[1])
@@ -185,14 +185,14 @@ def plan_video(item: Item, settings: Settings) -> Plan:
     )
 
 
-def input_stats(item: Item) -> list[Any]:
+def input_stats(video: str, mask: str | None, boxes: str | None) -> list[Any]:
     """What tells cheaply that a source or mask was replaced: its files' names, sizes and times of change.
 
     Raises:
         VideoError, MaskError: the video or the mask is missing.
     """
-    stats: list[Any] = [item.boxes]
-    for path, error in ((item.video, VideoError), (item.mask, MaskError)):
+    stats: list[Any] = [boxes]
+    for path, error in ((video, VideoError), (mask, MaskError)):
         if path is None:
             continue
         if not Path(path).exists():

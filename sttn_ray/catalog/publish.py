@@ -4,9 +4,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from sttn_ray.catalog.plan import Plan
+from sttn_ray.catalog.plan import Plan, input_stats
 from sttn_ray.catalog.records import ItemDir, is_file
-from sttn_ray.errors import StorageError
+from sttn_ray.errors import StorageError, VideoError
 from sttn_ray.storage import published
 from sttn_ray.video.assemble import join_segments, verify_output
 from sttn_ray.video.index import file_sha256
@@ -23,7 +23,7 @@ def publish_if_complete(item_dir: ItemDir, plan: Plan) -> dict[str, Any] | None:
     records = [item_dir.read_segment(n, plan.plan_hash) for n in range(len(plan.segments))]
     done = [record for record in records if record is not None]
     if len(done) < len(records):
-        return item_dir.read_outcome()
+        return _done_outcome(item_dir, plan)
     if len({record["extradata_sha256"] for record in done}) > 1:
         raise StorageError(
             f"{plan.index.path}: its segments were encoded with different parameter sets and cannot be joined; delete "
@@ -31,15 +31,15 @@ def publish_if_complete(item_dir: ItemDir, plan: Plan) -> dict[str, Any] | None:
         )
     target = item_dir.output_dir / plan.output
     try:
-        with published(target) as temporary:
+        with published(target, temporary_dir=item_dir.path) as temporary:
             segments = [item_dir.segment_path(n) for n in range(len(plan.segments))]
             starts = [start for start, _ in plan.segments]
             join_segments(temporary, segments, starts, plan.index, plan.container)
             verify_output(temporary, plan.index, plan.container)
+            _refuse_changed_inputs(plan)
     except (StorageError, OSError):
         # Another task may have published meanwhile and deleted the segments.
-        outcome = item_dir.read_outcome()
-        if outcome is not None and outcome["status"] == "done":
+        if outcome := _done_outcome(item_dir, plan):
             return outcome
         raise
     seconds = sum(record["seconds"] for record in done)
@@ -52,12 +52,26 @@ def publish_if_complete(item_dir: ItemDir, plan: Plan) -> dict[str, Any] | None:
 def publish_copy(item_dir: ItemDir, plan: Plan) -> dict[str, Any]:
     """A video without a hole is copied as a file, in its own container."""
     target = item_dir.output_dir / Path(plan.output).with_suffix(Path(plan.index.path).suffix)
-    with published(target) as temporary:
+    with published(target, temporary_dir=item_dir.path) as temporary:
         shutil.copyfile(plan.index.path, temporary)
+        _refuse_changed_inputs(plan)
     outcome = _outcome(plan, "copied", target)
     item_dir.write_outcome(outcome)
     item_dir.clear_work()
     return outcome
+
+
+def _done_outcome(item_dir: ItemDir, plan: Plan) -> dict[str, Any] | None:
+    outcome = item_dir.read_outcome()
+    is_done = outcome is not None and outcome["status"] == "done" and outcome["plan_hash"] == plan.plan_hash
+    return outcome if is_done else None
+
+
+def _refuse_changed_inputs(plan: Plan) -> None:
+    is_boxes = plan.mask.kind == "boxes"
+    mask, boxes = (None, plan.mask.name) if is_boxes else (plan.mask.name, None)
+    if input_stats(plan.index.path, mask, boxes) != plan.inputs:
+        raise VideoError(f"{plan.index.path}: it or its mask was replaced while it was worked on; run again")
 
 
 def outcome_if_current(item_dir: ItemDir, inputs: list[Any], settings_hash: str) -> dict[str, Any] | None:

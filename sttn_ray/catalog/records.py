@@ -10,7 +10,6 @@ Below the output folder:
 """
 
 import hashlib
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +59,10 @@ class ItemDir:
         return record if is_file(self.segment_path(number), record) else None
 
     def clear_work(self) -> None:
-        """Delete plan and segments; the outcome stays."""
-        for path in self.path.glob("segment-*"):
-            path.unlink(missing_ok=True)
-        (self.path / "plan.json").unlink(missing_ok=True)
-
-    def clear(self) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Delete plan and segments, also half-written ones of killed processes; the outcome stays."""
+        for path in self.path.iterdir() if self.path.is_dir() else ():
+            if not path.name.startswith(("outcome.json", ".outcome.json")):
+                path.unlink(missing_ok=True)
 
 
 def is_file(path: Path, record: dict[str, Any]) -> bool:

@@ -105,7 +105,7 @@ def mask_source(path: str) -> MaskSource:
     if where.is_dir() or where.suffix.lower() == ".zip":
         return _images_source(path)
     if where.suffix.lower() in IMAGE_SUFFIXES:
-        size = _image_size(where.read_bytes(), path)
+        size = _image_size(_file_bytes(where), path)
         return MaskSource(kind="image", name=path, size=size, sha256=file_sha256(path))
     try:
         index = index_video(path)
@@ -157,7 +157,7 @@ def read_masks(source: MaskSource, index: VideoIndex, start: int, stop: int) -> 
     if source.kind == "boxes":
         yield from _drawn_masks(source, index, start, stop)
     elif source.kind == "image":
-        mask = _fitted(_read_image(Path(source.name).read_bytes(), source.name), index)
+        mask = _fitted(_read_image(_file_bytes(Path(source.name)), source.name), index)
         for _ in range(start, stop):
             yield mask
     elif source.kind == "images":
@@ -239,10 +239,7 @@ def _image_files(source: MaskSource, start: int, stop: int) -> Iterator[tuple[st
     if Path(source.name).is_dir():
         for name in source.files[start:stop]:
             file = Path(source.name) / name
-            try:
-                yield str(file), file.read_bytes()
-            except OSError as error:
-                raise MaskError(f"{file}: cannot be read ({error.strerror})") from error
+            yield str(file), _file_bytes(file)
         return
     with zipfile.ZipFile(source.name) as archive:
         for name in source.files[start:stop]:
@@ -253,6 +250,15 @@ def _image_files(source: MaskSource, start: int, stop: int) -> Iterator[tuple[st
                 yield label, archive.read(name)
             except (RuntimeError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:  # encrypted, or damaged
                 raise MaskError(f"{label}: cannot be read ({error})") from error
+
+
+def _file_bytes(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > MAX_IMAGE_BYTES:
+            raise MaskError(f"{path}: has more than {MAX_IMAGE_BYTES} bytes; not read")
+        return path.read_bytes()
+    except OSError as error:
+        raise MaskError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def _open_image(data: bytes, name: str) -> Image.Image:

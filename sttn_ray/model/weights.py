@@ -15,6 +15,7 @@ from sttn_ray.model.discriminator import Discriminator
 from sttn_ray.model.generator import PRESETS, Generator, GeneratorConfig
 
 FORMAT_VERSION = 1
+_MAX_SIDE = 4096  # of channels, blocks, pixels and grids: a header must not ask for all memory
 # What torch.load raises for files that are cut short or are something else.
 _UNREADABLE = (
     RuntimeError,
@@ -120,15 +121,15 @@ def _own_config(path: Path | str, model: Any) -> GeneratorConfig:
     names = ("channels", "num_blocks", "width", "height")
     try:
         numbers = [*(model[name] for name in names), *model["grids"]]
-        is_usable = all(isinstance(n, int) and n > 0 for n in numbers) and bool(model["grids"])
+        is_usable = all(isinstance(n, int) and 0 < n <= _MAX_SIDE for n in numbers) and bool(model["grids"])
         is_usable = is_usable and model["channels"] % (4 * len(model["grids"])) == 0
         config = GeneratorConfig(**{**model, "grids": tuple(model["grids"])})
     except (TypeError, LookupError) as error:
         raise CheckpointError(f"{path}: its 'model' section is not usable: {error}") from error
     if not is_usable:
         raise CheckpointError(
-            f"{path}: its 'model' section is not usable: {model}; expected positive integers, and channels that four "
-            "times the number of grids divides"
+            f"{path}: its 'model' section is not usable: {model}; expected integers from 1 to {_MAX_SIDE}, "
+            "and channels that four times the number of grids divides"
         )
     return config
 

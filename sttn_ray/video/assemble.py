@@ -4,11 +4,10 @@ import hashlib
 import heapq
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import av
 
@@ -37,9 +36,6 @@ class Container:
     muxer: str
     copied: tuple[int, ...]
     dropped: tuple[str, ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def choose_container(index: VideoIndex, settings: EncoderSettings) -> Container:

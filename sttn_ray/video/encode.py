@@ -3,10 +3,10 @@
 import hashlib
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import av
 import numpy as np
@@ -42,9 +42,6 @@ class EncoderSettings:
     @property
     def is_lossless(self) -> bool:
         return self.codec in LOSSLESS_CODECS
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
     @property
     def encoder(self) -> str:

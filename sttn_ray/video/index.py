@@ -12,7 +12,7 @@ from av.stream import Disposition
 
 from sttn_ray.errors import VideoError
 
-# An H.264 or VP9 film of three hours at 60 frames/s has 648,000 frames; far beyond, the header is not to be believed.
+# Of one frame; a header that claims more is not believed.
 MAX_PIXELS = 16384 * 16384
 
 

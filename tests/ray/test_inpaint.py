@@ -87,25 +87,25 @@ def test_a_catalog_is_done_and_what_is_bad_is_a_row(tmp_path: Path, checkpoint: 
     }
     assert not any(r["is_unexpected"] for r in manifest.values())
     assert "damaged" in manifest["damaged.mp4"]["reason"]
-    assert not (tmp_path / "out/damaged.mp4").exists()
-    assert (tmp_path / "out/plain.mp4").read_bytes() == (films / "plain.mp4").read_bytes()
+    assert not (tmp_path / "out/films/damaged.mp4").exists()
+    assert (tmp_path / "out/films/plain.mp4").read_bytes() == (films / "plain.mp4").read_bytes()
 
     for name in ("sound.mp4", "matroska.mkv", "turned.mp4"):
-        assert frame_times(tmp_path / "out" / name) == frame_times(films / name)
-    assert audio_packet_hash(tmp_path / "out/sound.mp4") == audio_packet_hash(films / "sound.mp4")
+        assert frame_times(tmp_path / "out/films" / name) == frame_times(films / name)
+    assert audio_packet_hash(tmp_path / "out/films/sound.mp4") == audio_packet_hash(films / "sound.mp4")
 
     mask = draw_boxes(parse_boxes(BOX), 96, 64, 0.0)
     hole = make_hole(mask, dilation_px=6, feather_px=4, chroma_step=(2, 2)).pixels
-    for before, after in zip(planes(films / "sound.mp4"), planes(tmp_path / "out/sound.mp4"), strict=True):
+    for before, after in zip(planes(films / "sound.mp4"), planes(tmp_path / "out/films/sound.mp4"), strict=True):
         np.testing.assert_array_equal(before[0][~hole], after[0][~hole])
         np.testing.assert_array_equal(before[1][~hole[::2, ::2]], after[1][~hole[::2, ::2]])
         assert (before[0][mask] != after[0][mask]).mean() > 0.5
 
     # The same request again does nothing that is done, and tries what failed.
-    times = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("*.m*")}
+    times = {p: p.stat().st_mtime_ns for p in (tmp_path / "out/films").iterdir()}
     assert run(*words) == 1
-    again = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("*.m*") if p.suffix != ".parquet"}
-    assert again == {p: t for p, t in times.items() if p.suffix != ".parquet"}
+    again = {p: p.stat().st_mtime_ns for p in (tmp_path / "out/films").iterdir()}
+    assert again == times
 
     # A mended source is done by the next run, and only it.
     (films / "damaged.mp4").write_bytes(whole.read_bytes())
@@ -114,7 +114,7 @@ def test_a_catalog_is_done_and_what_is_bad_is_a_row(tmp_path: Path, checkpoint: 
     manifest = {Path(r["video"]).name: r for r in pq.read_table(tmp_path / "out/manifest.parquet").to_pylist()}
     assert manifest["damaged.mp4"]["status"] == manifest["words.mp4"]["status"] == "done"
     assert manifest["absent.mp4"]["status"] == "failed"
-    assert (tmp_path / "out/sound.mp4").stat().st_mtime_ns == times[tmp_path / "out/sound.mp4"]
+    assert (tmp_path / "out/films/sound.mp4").stat().st_mtime_ns == times[tmp_path / "out/films/sound.mp4"]
 
 
 @pytest.mark.usefixtures("cluster")

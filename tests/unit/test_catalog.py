@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from sttn_ray.catalog.items import Item, read_catalog, single_item
+from sttn_ray.catalog.items import Item, read_catalog, refuse_overwriting, single_item
 from sttn_ray.catalog.plan import Plan, Settings, input_stats, plan_video
 from sttn_ray.catalog.publish import (
     outcome_for_touched_inputs,
@@ -79,13 +79,13 @@ def test_catalogs_of_all_kinds_say_the_same(tmp_path: Path, suffix: str):
             video=str(tmp_path / "films/day 1.mp4"),
             mask=str(tmp_path / "masks/1.png"),
             boxes=None,
-            output="day 1",
+            output="films/day 1",
         ),
         Item(
             video=str(tmp_path / "films/sub/ni\u00f1o.mov"),
             mask=None,
             boxes="1,2,3,4@0-5;5,6,7,8",
-            output="sub/ni\u00f1o",
+            output="films/sub/ni\u00f1o",
         ),
         Item(video=str(tmp_path / "films/c.mkv"), mask="/elsewhere/m.zip", boxes=None, output="renamed/c"),
     ]
@@ -106,10 +106,25 @@ def test_single_item_is_the_callers(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert item == Item(video=str(tmp_path / "films/a.b.mp4"), mask=None, boxes="1,2,3,4", output="a.b")
 
 
-def test_outputs_mirror_the_videos_below_what_they_share(tmp_path: Path):
-    rows = [{"video": f"/films/{name}", "mask": "m.png"} for name in ("a/1.mp4", "a/2.mp4", "b/c/1.mov")]
+def test_outputs_mirror_the_videos_whatever_the_other_rows_are(tmp_path: Path):
+    names = ("a/1.mp4", "b/c/1.mov", str(tmp_path / "d.mkv"), "/elsewhere/films/1.mp4")
+    rows = [{"video": name, "mask": "m.png"} for name in names]
     items = read_catalog(write_catalog(tmp_path / "a.csv", rows))
-    assert [item.output for item in items] == ["a/1", "a/2", "b/c/1"]
+    assert [item.output for item in items] == ["a/1", "b/c/1", "d", "elsewhere/films/1"]
+
+
+def test_an_output_never_takes_the_place_of_its_source(tmp_path: Path):
+    (item,) = single_item(str(tmp_path / "film.mp4"), str(tmp_path / "masks/film.mkv"), None)
+    refuse_overwriting([item], str(tmp_path / "out"))
+    for folder in (tmp_path, tmp_path / "masks"):
+        with pytest.raises(ConfigError, match="would be overwritten by an output"):
+            refuse_overwriting([item], str(folder))
+
+
+def test_only_video_suffixes_are_cut_from_output_names(tmp_path: Path):
+    names = {"Mr. Smith": "Mr. Smith", "S01.E01": "S01.E01", "clip.MP4": "clip"}
+    rows = [{"video": f"{n}.mp4", "mask": "m.png", "output": name} for n, name in enumerate(names)]
+    assert [i.output for i in read_catalog(write_catalog(tmp_path / "a.csv", rows))] == list(names.values())
 
 
 def test_byte_order_mark_and_spaces(tmp_path: Path):
@@ -215,7 +230,7 @@ def test_plan_holds_what_the_segments_need(item: Item):
     assert plan.notes == ()
     assert plan.container.suffix == ".mp4"
     assert plan.encoder.codec == "x264-lossless"
-    assert plan.inputs == input_stats(item)
+    assert plan.inputs == input_stats(item.video, item.mask, item.boxes)
 
 
 @pytest.mark.parametrize("boxes", [None, "30,20,20,10@0-0.5;50%,50%,5%,5%"])
@@ -299,17 +314,19 @@ def test_plan_hash_changes_with_all_that_changes_the_result(item: Item):
     assert len(set(hashes)) == len(hashes)
 
 
+def stats(item: Item) -> list[Any]:
+    return input_stats(item.video, item.mask, item.boxes)
+
+
 def test_input_stats_see_every_file_of_a_mask_folder(item: Item, tmp_path: Path):
     folder = tmp_path / "masks"
     folder.mkdir()
     (folder / "1.png").write_bytes(b"one")
     masked = replace(item, mask=str(folder))
-    before = input_stats(masked)
+    before = stats(masked)
     (folder / "1.png").write_bytes(b"another")
-    assert input_stats(masked) != before
-    assert input_stats(replace(item, mask=None, boxes="1,2,3,4")) != input_stats(
-        replace(item, mask=None, boxes="1,2,3,5")
-    )
+    assert stats(masked) != before
+    assert stats(replace(item, mask=None, boxes="1,2,3,4")) != stats(replace(item, mask=None, boxes="1,2,3,5"))
 
 
 # Outputs and their records

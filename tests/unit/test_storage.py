@@ -133,9 +133,11 @@ def test_a_file_that_is_no_record_is_an_error(tmp_path: Path, text: str):
 
 
 def test_object_stores_are_refused_all_at_once():
-    require_local(inpaint__video="film.mp4", inpaint__mask=None, inpaint__output="/data/out")
+    require_local({"inpaint.video": "film.mp4", "inpaint.mask": None, "inpaint.output": "/data/out"})
     with pytest.raises(ConfigError) as raised:
-        require_local(inpaint__video="s3://bucket/film.mp4", inpaint__mask="m.png", inpaint__output="gs://b/out")
+        require_local(
+            {"inpaint.video": "s3://bucket/film.mp4", "inpaint.mask": "m.png", "inpaint.output": "gs://b/out"}
+        )
     lines = str(raised.value).splitlines()
     assert [line.split(":")[0] for line in lines] == ["inpaint.video=s3", "inpaint.output=gs"]
     assert all("object stores are not supported yet" in line for line in lines)
