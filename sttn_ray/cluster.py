@@ -12,9 +12,6 @@ log = logging.getLogger(__name__)
 
 # Ray Data and Train can wait for each other for ever where there are two logical CPUs.
 MIN_LOCAL_CPUS = 4
-# Torch asks Linux for huge pages then. The network's tensors of some 100 MB are new memory each time, and filling it
-# page by page of 4 KiB took a third of the time.
-_RUNTIME_ENV = {"env_vars": {"THP_MEM_ALLOC_ENABLE": "1"}}
 
 
 def connect() -> None:
@@ -31,19 +28,13 @@ def connect() -> None:
     if address and _join(address):
         return
     cpus = max(MIN_LOCAL_CPUS, os.cpu_count() or 1)
-    ray.init(
-        address="local",
-        num_cpus=cpus,
-        dashboard_host="127.0.0.1",
-        logging_level=logging.WARNING,
-        runtime_env=_RUNTIME_ENV,
-    )
+    ray.init(address="local", num_cpus=cpus, dashboard_host="127.0.0.1", logging_level=logging.WARNING)
     log.info("started Ray on this machine with %d logical CPUs", cpus)
 
 
 def _join(address: str) -> bool:
     try:
-        ray.init(address=address, logging_level=logging.WARNING, runtime_env=_RUNTIME_ENV)
+        ray.init(address=address, logging_level=logging.WARNING)
     except ConnectionError as error:
         if os.environ.get("RAY_ADDRESS"):
             raise ConfigError(f"RAY_ADDRESS={address}: no Ray cluster answers there ({error})") from error

@@ -64,7 +64,8 @@ def load_generator(path: Path | str, *, mask_keys: bool | None = None) -> Genera
             )
         state, config = data.get("generator"), _own_config(path, data.get("model"))
     else:
-        state, config = data.get("netG"), PRESETS["sttn"]
+        state = data.get("netG")
+        config = _published_config(state) if isinstance(state, dict) else PRESETS["sttn"]
     if not isinstance(state, dict):
         raise CheckpointError(
             f"{path}: no generator in this checkpoint: found the keys {sorted(map(str, data))[:8]}, expected "
@@ -115,6 +116,16 @@ def _read(path: Path | str) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise CheckpointError(f"{path}: expected a dictionary, got {type(data).__name__}")
     return data
+
+
+def _published_config(state: dict[str, Any]) -> GeneratorConfig:
+    """The published network, at the width and depth that the weights have: people train smaller ones."""
+    preset = PRESETS["sttn"]
+    names = {str(name).removeprefix("module."): value for name, value in state.items()}
+    bias = names.get("encoder.6.bias")
+    blocks = {name.split(".")[1] for name in names if name.startswith("transformer.")}
+    is_known = isinstance(bias, Tensor) and bias.ndim == 1 and len(bias) % 16 == 0 and 0 < len(bias) <= _MAX_SIDE
+    return replace(preset, channels=len(bias), num_blocks=len(blocks)) if is_known and blocks else preset
 
 
 def _own_config(path: Path | str, model: Any) -> GeneratorConfig:

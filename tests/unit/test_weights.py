@@ -209,3 +209,11 @@ def test_discriminator_is_asked_for_by_its_key(tmp_path: Path, generator: Genera
 
 def test_format_version_is_stated() -> None:
     assert weights.FORMAT_VERSION == 1
+
+
+def test_published_layout_of_a_smaller_network_loads_at_its_size(tmp_path: Path) -> None:
+    small = Generator(GeneratorConfig(channels=32, num_blocks=3, width=432, height=240, mask_keys=False))
+    torch.save({"netG": small.state_dict()}, tmp_path / "small.pth")
+    loaded = load_generator(tmp_path / "small.pth")
+    assert (loaded.config.channels, loaded.config.num_blocks, loaded.config.width) == (32, 3, 432)
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), small.parameters(), strict=True))
