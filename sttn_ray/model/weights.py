@@ -124,8 +124,10 @@ def _published_config(state: dict[str, Any]) -> GeneratorConfig:
     names = {str(name).removeprefix("module."): value for name, value in state.items()}
     bias = names.get("encoder.6.bias")
     blocks = {name.split(".")[1] for name in names if name.startswith("transformer.")}
-    is_known = isinstance(bias, Tensor) and bias.ndim == 1 and len(bias) % 16 == 0 and 0 < len(bias) <= _MAX_SIDE
-    return replace(preset, channels=len(bias), num_blocks=len(blocks)) if is_known and blocks else preset
+    if not isinstance(bias, Tensor) or bias.ndim != 1 or not blocks:
+        return preset
+    is_usable = len(bias) % (4 * len(preset.grids)) == 0 and 0 < len(bias) <= _MAX_SIDE
+    return replace(preset, channels=len(bias), num_blocks=len(blocks)) if is_usable else preset
 
 
 def _own_config(path: Path | str, model: Any) -> GeneratorConfig:
