@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     if fastest_precision("cpu") == "bf16":
         runs["exact_bf16"] = _engine_window(copy.deepcopy(generator), "bf16", pictures, masks, schedule)
-    outputs = {name: run() for name, run in runs.items()}
+    outputs = {name: run() for name, run in runs.items()}  # and warmed up
     pairs = 2 if arguments.quick else 5
     seconds = interleaved(runs, pairs)
     results: dict[str, object] = {"exact_bf16_over_plain": None}

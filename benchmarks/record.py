@@ -28,9 +28,7 @@ def parse_arguments(doc: str, argv: Sequence[str] | None = None) -> argparse.Nam
 
 
 def interleaved(runs: dict[str, Callable[[], Any]], pairs: int) -> dict[str, list[float]]:
-    """Seconds of each run, one after another in turn, so that a noisy machine disturbs all alike; warmed up once."""
-    for run in runs.values():
-        run()
+    """Seconds of each run, one after another in turn, so that noise disturbs all alike. Warm them up first."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(pairs):
         for name, run in runs.items():
