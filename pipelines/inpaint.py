@@ -198,7 +198,7 @@ def _build(
 def make_plan_fn(settings: Settings, output_dir: str, progress: ray.actor.ActorHandle) -> Callable[[Row], list[Row]]:
     """Rows of `Item` columns to rows of segments.
 
-    Adds item, output_name, segment, frames, status ("todo", or an outcome's), step, error, reason.
+    Adds item, output_name, segment, frames, plan_hash, status ("todo", or an outcome's), step, error, reason.
     """
 
     def plan(row: Row) -> list[Row]:
