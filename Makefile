@@ -27,7 +27,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(INSTALLED) ## make a small corpus and show every step on it, in minutes
-	$(BIN)/python -m pipelines.demo configs/demo.yaml
+	$(BIN)/python -m pipelines.demo
 
 test: $(INSTALLED) ## run the tests, but the slow ones
 	$(BIN)/python -m pytest

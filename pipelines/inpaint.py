@@ -23,7 +23,7 @@ import torch
 
 from sttn_ray import cluster
 from sttn_ray.catalog.items import Item, read_catalog, refuse_overwriting, single_item
-from sttn_ray.catalog.manifest import failed_outcome, manifest_row, short_outcome, write_manifest
+from sttn_ray.catalog.manifest import manifest_row, short_outcome, write_manifest
 from sttn_ray.catalog.plan import Plan, Settings, input_stats, plan_video
 from sttn_ray.catalog.publish import (
     outcome_for_touched_inputs,
@@ -36,13 +36,12 @@ from sttn_ray.catalog.segments import complete_segment, write_segment
 from sttn_ray.completion.engine import Engine, fastest_precision
 from sttn_ray.completion.schedule import Schedule
 from sttn_ray.config import Experiment, run_program
-from sttn_ray.errors import ConfigError, StorageError
+from sttn_ray.errors import ConfigError, StorageError, failed_outcome
 from sttn_ray.model.generator import Generator
 from sttn_ray.model.weights import load_generator
-from sttn_ray.storage import require_local
-from sttn_ray.video.index import file_sha256
+from sttn_ray.storage import file_sha256, require_local
 
-from .progress import Progress, ProgressLine
+from .progress import Progress, ProgressLine, prepare_data
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +65,7 @@ def run(experiment: Experiment) -> int:
     items = _requested_items(experiment)
     generator = load_generator(options.checkpoint or "")
     cluster.connect()
+    cluster.require_shared_paths(_paths(experiment))
     settings = _settings(experiment, cluster.choose_device(experiment.run.device))
     video_cpus = max(1, settings.encoder_threads)
     num_actors = cluster.choose_num_actors(
@@ -100,7 +100,7 @@ def run(experiment: Experiment) -> int:
         progress=progress,
     )
     outcomes: dict[int, Row] = {}
-    with ProgressLine(progress, num_videos=len(items), interval_s=experiment.run.log_interval_s):
+    with ProgressLine(progress, num_items=len(items), interval_s=experiment.run.log_interval_s):
         for row in rows.iter_rows():
             # A segment's failure is the video's; a later segment's success does not change that.
             if row["status"] != "segment" and outcomes.get(row["item"], {}).get("status") != "failed":
@@ -127,11 +127,15 @@ def _requested_items(experiment: Experiment) -> list[Item]:
         )
     if faults:
         raise ConfigError("\n".join(faults))
-    names = ("video", "mask", "catalog", "output", "checkpoint")
-    require_local({f"inpaint.{name}": getattr(options, name) for name in names})
+    require_local(_paths(experiment))
     if options.catalog:
         return read_catalog(options.catalog)
     return single_item(options.video or "", options.mask, options.boxes)
+
+
+def _paths(experiment: Experiment) -> dict[str, str | None]:
+    names = ("video", "mask", "catalog", "output", "checkpoint")
+    return {f"inpaint.{name}": getattr(experiment.inpaint, name) for name in names}
 
 
 def _settings(experiment: Experiment, device: str) -> Settings:
@@ -164,10 +168,7 @@ def _build(
     progress: ray.actor.ActorHandle,
 ) -> ray.data.Dataset:
     """The chain of operators; its rows are segments and, where a video ends, the video's outcome."""
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False  # ours counts frames, Ray's counts blocks
-    context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    prepare_data()
     rows = [{"item": n, **item.as_dict()} for n, item in enumerate(items)]
     return (
         ray.data.from_items(rows, override_num_blocks=len(rows))

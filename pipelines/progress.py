@@ -9,9 +9,23 @@ from typing import Any
 
 import ray
 
+from sttn_ray.training.metrics import duration
+
 log = logging.getLogger(__name__)
 
 BAR_WIDTH = 24
+# Ray Data gives up after half an hour in which no task ends. A segment of 250 frames takes the full-size network longer
+# than that on two cores, and a two-hour film is one task of the index.
+NO_PROGRESS_TIMEOUT_S = 24 * 3600
+
+
+def prepare_data() -> None:
+    """Set Ray Data up for our pipelines, before a dataset is built."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False  # ours counts frames, Ray's counts blocks
+    context.print_on_execution_start = False
+    context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
 @ray.remote(num_cpus=0)
@@ -20,27 +34,30 @@ class Progress:
 
     def __init__(self) -> None:
         self._frames: dict[str, int] = {}
-        self._videos: dict[int, str] = {}
+        self._items: dict[int, str] = {}
 
     def add(self, name: str, frames: int) -> None:
-        """Frames that were planned, completed or encoded."""
+        """Frames that were planned, completed or encoded; named "planned" and "completed" they make the bar."""
         self._frames[name] = self._frames.get(name, 0) + frames
 
     def finish(self, item: int, status: str) -> None:
-        """A video's outcome; said twice it counts once."""
-        self._videos[item] = status
+        """A video's, or a shard's, outcome; said twice it counts once."""
+        self._items[item] = status
 
     def counts(self) -> dict[str, int]:
-        """Frames by name and videos by status."""
-        return {**self._frames, **Counter(self._videos.values())}
+        """Frames by name and items by status."""
+        return {**self._frames, **Counter(self._items.values())}
 
 
 class ProgressLine:
     """Prints a job's progress while a `with` block runs: a bar on a terminal, else a line now and then."""
 
-    def __init__(self, progress: ray.actor.ActorHandle, *, num_videos: int, interval_s: float) -> None:
+    def __init__(
+        self, progress: ray.actor.ActorHandle, *, num_items: int, interval_s: float, items: str = "videos"
+    ) -> None:
         self._progress = progress
-        self._num_videos = num_videos
+        self._num_items = num_items
+        self._items = items
         self._is_terminal = sys.stderr.isatty()
         self._interval_s = 1.0 if self._is_terminal else interval_s
         self._stop = threading.Event()
@@ -79,24 +96,19 @@ class ProgressLine:
         total, completed = counts.get("planned", 0), counts.get("completed", 0)
         done = counts.get("done", 0) + counts.get("copied", 0)
         failed = counts.get("failed", 0)
-        videos = f"videos {done}/{self._num_videos} done, {failed} failed"
+        items = f"{self._items} {done}/{self._num_items} done, {failed} failed"
         if not total:
-            return f"{videos} | planning"
+            return items
         now = time.monotonic()
         if completed and self._first_frame is None:
             self._first_frame = (now, completed)
         share = min(1.0, completed / total)  # what a killed process did is done, and counted, again
         bar = "#" * int(share * BAR_WIDTH)
-        parts = [f"[{bar:<{BAR_WIDTH}}] {completed}/{total} frames", videos]
+        parts = [f"[{bar:<{BAR_WIDTH}}] {completed}/{total} frames", items]
         if self._first_frame and completed > self._first_frame[1]:
             rate = (completed - self._first_frame[1]) / (now - self._first_frame[0])
             left = (total - completed) / rate
-            parts.append(f"{rate:.2f} frames/s, {_duration(left)} left")
-        parts.append(f"encoded {counts.get('encoded', 0)}")
+            parts.append(f"{rate:.2f} frames/s, {duration(left)} left")
+        if "encoded" in counts:
+            parts.append(f"encoded {counts['encoded']}")
         return " | ".join(parts)
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -48,6 +48,25 @@ def num_nodes() -> int:
     return sum(node["Alive"] for node in ray.nodes())
 
 
+def require_shared_paths(paths: dict[str, str | None]) -> None:
+    """Refuse relative paths on several nodes, where each would take its own folder for them.
+
+    Args:
+        paths: by the setting's name.
+
+    Raises:
+        ConfigError: which settings hold one.
+    """
+    nodes = num_nodes()
+    faults = [
+        f"{name}={path}: is relative, and the cluster has {nodes} nodes; give the absolute path of storage that all see"
+        for name, path in paths.items()
+        if path and not os.path.isabs(path)
+    ]
+    if nodes > 1 and faults:
+        raise ConfigError("\n".join(faults))
+
+
 def choose_device(wanted: str) -> str:
     """The kind of device that `run.device` means on this cluster: "cuda", "mps" or "cpu".
 
@@ -67,6 +86,26 @@ def choose_device(wanted: str) -> str:
     if wanted != "auto":
         return wanted
     return "cuda" if num_gpus else "mps" if has_mps and num_nodes() == 1 else "cpu"
+
+
+def require_workers(num_workers: int, worker_cpus: int, device: str) -> None:
+    """Check that the cluster can carry the workers of a training.
+
+    Raises:
+        ConfigError: it cannot. Ray would wait for ever.
+    """
+    resources = ray.cluster_resources()
+    cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
+    carried = sum(int(node["Resources"].get("CPU", 0)) // worker_cpus for node in ray.nodes() if node["Alive"])
+    if device == "cuda":
+        carried = min(carried, gpus)
+    elif device == "mps":
+        carried = min(carried, 1)
+    if num_workers > carried:
+        raise ConfigError(
+            f"train.num_workers={num_workers}: with train.worker_cpus={worker_cpus} the cluster of {cpus} CPUs and "
+            f"{gpus} GPUs carries {carried} on {device}; lower one of them"
+        )
 
 
 def choose_num_actors(wanted: int | None, device: str, actor_cpus: int, video_cpus: int) -> int:

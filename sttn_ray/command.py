@@ -1,7 +1,9 @@
-"""The `sttn-ray` command: the programs of `pipelines` under one name, with flags for everyday use.
+"""The `sttn-ray` command: all programs under one name, with flags for everyday use.
 
     sttn-ray inpaint film.mp4 --mask logo.png -o out --checkpoint sttn.pth
     sttn-ray inpaint --catalog catalog.csv -o out --checkpoint sttn.pth
+    sttn-ray build-shards corpus.root=videos shards.dir=shards
+    sttn-ray train shards.dir=shards run.dir=runs/mine
     sttn-ray demo
 
 A flag is another way to write a setting: it becomes a word `section.key=value`, and the program reads only words.
@@ -19,10 +21,20 @@ from sttn_ray.config import describe_sections
 DESCRIPTION = """Video inpainting with STTN, run on Ray.
 
 programs:
-  inpaint    complete one video, or each video of a catalog
-  demo       make a small corpus and show every step on it
+  build-shards  make training clips of a corpus of videos
+  train         train the network on them
+  inpaint       complete one video, or each video of a catalog
+  demo          make a small corpus and show every step on it
 
 sttn-ray PROGRAM --help lists a program's settings."""
+
+# Where each program lies; those of pipelines are in another place once they are installed.
+PROGRAMS = {
+    "build-shards": "pipelines.build_shards",
+    "train": "sttn_ray.train",
+    "inpaint": "pipelines.inpaint",
+    "demo": "pipelines.demo",
+}
 
 # Of pipelines.inpaint; written again because importing that program takes seconds, which --help need not wait for.
 INPAINT_SECTIONS = ("run", "inpaint", "encode")
@@ -37,26 +49,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
         "sttn-ray",
-        usage="sttn-ray {inpaint,demo} ...",
+        usage=f"sttn-ray {{{','.join(PROGRAMS)}}} ...",
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"sttn-ray {sttn_ray.__version__}")
-    parser.add_argument("program", choices=("inpaint", "demo"), help=argparse.SUPPRESS)
+    parser.add_argument("program", choices=PROGRAMS, help=argparse.SUPPRESS)
     # Only the first word is ours: the programs read the others, --help among them.
-    if parser.parse_args(words[:1]).program == "demo":
-        return load_program("demo").main(words[1:])
-    return _inpaint(words[1:])
+    program = parser.parse_args(words[:1]).program
+    return _inpaint(words[1:]) if program == "inpaint" else load_program(program).main(words[1:])
 
 
 def load_program(name: str) -> ModuleType:
-    """The module of a program: installed it lies below `sttn_ray`, in a checkout beside it."""
+    """The module of a program: installed, `pipelines` lies below `sttn_ray`, in a checkout beside it."""
+    module = PROGRAMS[name]
     try:
-        return importlib.import_module(f"sttn_ray.pipelines.{name}")
+        return importlib.import_module(module if module.startswith("sttn_ray.") else f"sttn_ray.{module}")
     except ModuleNotFoundError as error:
         if error.name != "sttn_ray.pipelines":
             raise
-    return importlib.import_module(f"pipelines.{name}")
+    return importlib.import_module(module)
 
 
 def _inpaint(words: list[str]) -> int:

@@ -9,19 +9,32 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
+from sttn_ray.corpus import Fit
 from sttn_ray.errors import ConfigError, SttnError
 from sttn_ray.masks.boxes import SYNTAX
+from sttn_ray.masks.draw import FAMILIES, Family
+from sttn_ray.model.generator import Initialization, Preset
+from sttn_ray.model.losses import AdversarialLoss
+from sttn_ray.shards.tables import FrameCodec
 from sttn_ray.video.encode import Codec
 
 log = logging.getLogger(__name__)
 
 Device = Literal["auto", "cuda", "mps", "cpu"]
+
+
+def _split_words(value: Any) -> Any:
+    """ "100,200" of a command line as the list that YAML writes [100, 200]."""
+    return [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+Steps = Annotated[tuple[int, ...], BeforeValidator(_split_words)]
 
 
 class _Section(BaseModel):
@@ -31,6 +44,8 @@ class _Section(BaseModel):
 class RunSection(_Section):
     """What holds for every program."""
 
+    dir: str | None = Field(None, description="folder of a training run: settings, metrics, checkpoints, generator.pt")
+    seed: int = Field(0, ge=0, description="of everything random: weights, order of clips, frames, masks")
     device: Device = Field(
         "auto", description="where the network runs; auto takes the cluster's GPUs, else Metal on a Mac, else the CPU"
     )
@@ -41,6 +56,89 @@ class RunSection(_Section):
     log_interval_s: float = Field(
         10.0, gt=0, description="seconds between progress lines where the output is not a terminal"
     )
+
+
+class CorpusSection(_Section):
+    """What there is to train on."""
+
+    root: str | None = Field(
+        None, description="folder of training videos: video files, folders of frames, zips of frames, at any depth"
+    )
+    frames_fps: float = Field(24.0, gt=0, le=1000, description="frames per second of folders and zips of frames")
+    validation_share: float = Field(
+        0.05, ge=0, le=1, description="share of the videos kept out of training, chosen by their content"
+    )
+
+
+class ShardsSection(_Section):
+    """Training clips, decoded and scaled once."""
+
+    dir: str | None = Field(None, description="folder of the shards: build_shards writes it, training reads it")
+    width: int | None = Field(
+        None, ge=16, le=4096, description="width of the frames in pixels; default: that of model.preset"
+    )
+    height: int | None = Field(
+        None, ge=16, le=4096, description="height of the frames in pixels; default: that of model.preset"
+    )
+    fit: Fit = Field(
+        "crop", description="how a frame comes to that size: crop keeps its shape and cuts the sides; stretch does not"
+    )
+    codec: FrameCodec = Field("jpeg", description="jpeg (4:2:0), or lossless png, three times as large")
+    quality: int = Field(95, ge=1, le=100, description="of jpeg")
+    clip_frames: int = Field(60, ge=1, le=1000, description="frames of a clip, within which a sample's frames lie")
+    min_clip_frames: int = Field(10, ge=1, description="frames of the shortest clip that is kept")
+    clips_per_shard: int = Field(64, ge=1, le=4096, description="clips in one shard file")
+    masks_per_family: int = Field(8, ge=0, le=10000, description="masks of every family drawn once, for validation")
+
+
+class MasksSection(_Section):
+    """The families of random masks in training, each with its weight; published: moving and static shapes alone."""
+
+    moving_shape: float = Field(0.25, ge=0, description="weight of blobs that move")
+    static_shape: float = Field(0.25, ge=0, description="weight of blobs that stand")
+    strip: float = Field(0.1, ge=0, description="weight of bars across the picture")
+    box: float = Field(0.15, ge=0, description="weight of one to three rectangles")
+    text: float = Field(0.1, ge=0, description="weight of letters, as in subtitles and logos")
+    object: float = Field(
+        0.15,
+        ge=0,
+        description="weight of moving figures; the corpus's own object masks (Annotations) where it has some",
+    )
+
+    def weights(self) -> dict[Family, float]:
+        return {family: getattr(self, family) for family in FAMILIES}
+
+
+class ModelSection(_Section):
+    """The network that is trained."""
+
+    preset: Preset = Field("sttn", description="sttn: as published, 432x240; small: 240x144, for two cores")
+    mask_keys: bool = Field(True, description="attention without keys in the hole, as in the paper")
+    initialization: Initialization = Field(
+        "published", description="of the weights: published, N(0, 0.02); or kaiming, which starts faster"
+    )
+
+
+class TrainSection(_Section):
+    """The training: a GAN step is one of the discriminator, then one of the generator."""
+
+    num_steps: int = Field(500_000, ge=1, description="steps of the whole training")
+    batch_size: int = Field(8, ge=1, le=4096, description="clips in a step, over all workers together")
+    sample_frames: int = Field(5, ge=1, le=100, description="frames taken of each clip")
+    learning_rate: float = Field(1e-4, gt=0, description="of both networks' Adam")
+    decay_at: Steps = Field((150_000, 300_000), description="steps at each of which the learning rate falls to a tenth")
+    beta1: float = Field(0.0, ge=0, lt=1, description="of Adam")
+    beta2: float = Field(0.99, ge=0, lt=1, description="of Adam")
+    hole_weight: float = Field(1.0, ge=0, description="of the error inside the hole")
+    valid_weight: float = Field(1.0, ge=0, description="of the error outside the hole")
+    adversarial_weight: float = Field(0.01, ge=0, description="of the discriminator's judgment")
+    adversarial_loss: AdversarialLoss = Field("hinge", description="hinge, nsgan or lsgan")
+    num_workers: int = Field(1, ge=1, description="processes that train together, each on its part of the batch")
+    worker_cpus: int = Field(2, ge=1, description="CPUs, and math threads, of each of them")
+    loader_processes: int = Field(0, ge=0, description="processes that read ahead for each of them; 0: it reads itself")
+    log_interval: int = Field(20, ge=1, description="steps between lines of metrics")
+    checkpoint_interval: int = Field(1000, ge=1, description="steps between checkpoints")
+    num_checkpoints: int = Field(2, ge=1, description="how many of the last checkpoints are kept")
 
 
 class InpaintSection(_Section):
@@ -90,14 +188,20 @@ class DemoSection(_Section):
     """The demonstration."""
 
     output: str = Field("demo", description="folder the demonstration is written to")
-    seed: int = Field(0, ge=0, description="of the made clips and weights")
-    fit_seconds: float = Field(60.0, ge=0, description="seconds the small network is fitted to the clips' surroundings")
+    media: str | None = Field(
+        None, description="folder of real videos to show it on; default: clips are made; every fourth is not trained on"
+    )
 
 
 class Experiment(_Section):
     """All sections, in the order of the journey."""
 
     run: RunSection = RunSection()
+    corpus: CorpusSection = CorpusSection()
+    shards: ShardsSection = ShardsSection()
+    masks: MasksSection = MasksSection()
+    model: ModelSection = ModelSection()
+    train: TrainSection = TrainSection()
     inpaint: InpaintSection = InpaintSection()
     encode: EncodeSection = EncodeSection()
     demo: DemoSection = DemoSection()
@@ -152,7 +256,7 @@ def describe_sections(names: Sequence[str]) -> str:
         assert issubclass(section, _Section)
         lines.append(f"{name}: {section.__doc__}")
         for key, field in section.model_fields.items():
-            default = "none" if field.default is None else str(field.default).lower()
+            default = _default_text(field.default)
             lines.append(f"  {name}.{key}=  [{_type_name(field)}; default {default}]")
             lines.append(f"      {field.description}")
     return "\n".join(lines)
@@ -247,6 +351,12 @@ def _fault(detail: Any) -> str:
     return f"{where}={detail['input']}: {detail['msg'][0].lower()}{detail['msg'][1:]}"
 
 
+def _default_text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(str, value)) or "none"
+    return "none" if value is None else str(value).lower()
+
+
 def _type_name(field: FieldInfo) -> str:
     text = str(field.annotation)
     if isinstance(field.annotation, type):
@@ -254,6 +364,8 @@ def _type_name(field: FieldInfo) -> str:
     names = {"str": "text", "int": "integer", "float": "number", "bool": "true or false"}
     if text in names:
         return names[text]
+    if text.startswith("tuple"):
+        return "integers, joined by commas"
     for python, plain in names.items():
         text = text.replace(f"{python} | None", plain)
     text = text.replace("typing.Literal", "").replace("typing.Union", "").replace("'", "")

@@ -3,6 +3,9 @@
 Every message says what was wrong, in which file, what was found, what was expected, and what to do.
 """
 
+import traceback
+from typing import Any
+
 
 class SttnError(Exception):
     """An expected failure; its message is meant for the person who runs the job."""
@@ -10,6 +13,14 @@ class SttnError(Exception):
 
 class ConfigError(SttnError):
     """The request itself is wrong: a setting, a combination of settings, or a missing one."""
+
+
+class CorpusError(SttnError):
+    """A training video cannot be read, or is not usable for training."""
+
+
+class ShardError(SttnError):
+    """Shards or their index are missing, incomplete, or not what was written."""
 
 
 class CatalogError(SttnError):
@@ -30,3 +41,18 @@ class CheckpointError(SttnError):
 
 class StorageError(SttnError):
     """An output, a record or a work file cannot be written or is not what was written."""
+
+
+def failed_outcome(step: str, error: Exception) -> dict[str, Any]:
+    """The row of a video that failed: class and message, and the traceback where the error is not one of ours."""
+    is_unexpected = not isinstance(error, SttnError)
+    reason = str(error) or type(error).__name__
+    if is_unexpected:
+        reason += "\n" + "".join(traceback.format_exception(error))
+    return {
+        "status": "failed",
+        "step": step,
+        "error": type(error).__name__,
+        "reason": reason,
+        "is_unexpected": is_unexpected,
+    }

@@ -1,6 +1,7 @@
 """Files that appear whole or not at all."""
 
 import errno
+import hashlib
 import json
 import os
 import uuid
@@ -76,6 +77,57 @@ def read_record(path: Path) -> dict[str, Any] | None:
     if not isinstance(record, dict):
         raise StorageError(f"{path}: is not a record; delete it")
     return record
+
+
+def file_sha256(path: str | Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_file(path: Path, record: dict[str, Any]) -> bool:
+    """Whether a file has the size and the sha256 that a record tells."""
+    try:
+        return path.stat().st_size == record["num_bytes"] and file_sha256(path) == record["sha256"]
+    except FileNotFoundError:
+        return False
+
+
+def file_stats(path: str) -> list[list[Any]]:
+    """What tells cheaply that a file, or one of a folder's, was replaced: names, sizes and times of change."""
+    files = [Path(path), *sorted(Path(path).iterdir())] if Path(path).is_dir() else [Path(path)]
+    return [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+
+
+def record_hash(record: Any) -> str:
+    """Hex sha256 of plain values."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def claim(path: Path, ours: dict[str, Any], folder: str | Path, advice: str) -> None:
+    """Write what a folder is made with to a record, or check that it is what stands there.
+
+    Args:
+        path: the record, inside the folder.
+        ours: settings and versions that change results.
+        folder: for the message.
+        advice: what the user can do.
+
+    Raises:
+        ConfigError: the folder was made with others.
+    """
+    theirs = read_record(path)
+    if theirs is None:
+        write_record(path, ours)
+        return
+    ours = json.loads(json.dumps(ours))  # as it is read back: tuples are lists
+    differences = [
+        f"{key} was {theirs.get(key)!r}, now {ours.get(key)!r}"
+        for key in sorted({*ours, *theirs})
+        if ours.get(key) != theirs.get(key)
+    ]
+    if differences:
+        raise ConfigError(f"{folder}: was made with other settings ({'; '.join(differences)}); {advice}")
 
 
 def require_local(paths: dict[str, str | None]) -> None:

@@ -5,7 +5,11 @@ upper left corner of the coded picture, so that turned pictures can be told apar
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+import os
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,6 +17,7 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
+from PIL import Image
 
 SAMPLE_RATE = 48000
 Picture = Callable[[int], NDArray[np.floating]]
@@ -145,6 +150,46 @@ def make_damaged_copy(source: Path, path: Path, *, start: float, stop: float) ->
     data[first:last] = bytes(last - first)
     path.write_bytes(data)
     return path
+
+
+def flip_byte(path: Path, position: int) -> Path:
+    """Change one byte of a file, and no time of change: what only a hash can find."""
+    times = path.stat()
+    data = bytearray(path.read_bytes())
+    data[position] ^= 0xFF
+    path.write_bytes(data)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    return path
+
+
+def make_images(folder: Path, pictures: Iterable[NDArray[np.generic]], suffix: str = ".png") -> Path:
+    """Write pictures as 0.png, 1.png, ... into a new folder."""
+    folder.mkdir(parents=True)
+    for number, picture in enumerate(pictures):
+        Image.fromarray(picture).save(folder / f"{number}{suffix}")
+    return folder
+
+
+def zip_folder(folder: Path, path: Path) -> Path:
+    """Write a folder's files into a zip, below the folder's name."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in folder.iterdir():
+            archive.write(file, f"{folder.name}/{file.name}")
+    return path
+
+
+def png_that_claims(width: int, height: int) -> bytes:
+    """A PNG with a header of that size and no pixels."""
+    chunks = [b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0), b"IDAT" + zlib.compress(b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks
+    )
+
+
+def make_pictures(num_frames: int, *, width: int = 96, height: int = 64, seed: int = 0) -> list[NDArray[np.uint8]]:
+    """The first frames of the moving texture, (height, width, 3) RGB."""
+    picture = make_texture(width, height, seed)
+    return [np.round(picture(number) * 255).astype(np.uint8) for number in range(num_frames)]
 
 
 def frame_hash(frame: av.VideoFrame) -> str:

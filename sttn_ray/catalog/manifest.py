@@ -1,6 +1,5 @@
 """One row a video: what became of it, and why."""
 
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import pyarrow.parquet as pq
 
 from sttn_ray.catalog.items import Item
 from sttn_ray.catalog.records import ItemDir
-from sttn_ray.errors import SttnError
+from sttn_ray.errors import failed_outcome
 from sttn_ray.storage import published
 
 SCHEMA = pa.schema(
@@ -35,21 +34,6 @@ SCHEMA = pa.schema(
     ]
 )
 _SHORT = ("status", "step", "error", "reason", "is_unexpected")
-
-
-def failed_outcome(step: str, error: Exception) -> dict[str, Any]:
-    """The outcome of a video that failed: class and message, and the traceback where the error is not one of ours."""
-    is_unexpected = not isinstance(error, SttnError)
-    reason = str(error) or type(error).__name__
-    if is_unexpected:
-        reason += "\n" + "".join(traceback.format_exception(error))
-    return {
-        "status": "failed",
-        "step": step,
-        "error": type(error).__name__,
-        "reason": reason,
-        "is_unexpected": is_unexpected,
-    }
 
 
 def short_outcome(outcome: dict[str, Any]) -> dict[str, Any]:

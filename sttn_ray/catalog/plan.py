@@ -1,7 +1,5 @@
 """The plan of one video: everything its segments need to know, found before any of them runs."""
 
-import hashlib
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from sttn_ray.completion.schedule import Schedule
 from sttn_ray.errors import MaskError, VideoError
 from sttn_ray.masks.hole import make_holes
 from sttn_ray.masks.read import MaskSource, boxes_source, check_fit, mask_source, read_masks
+from sttn_ray.storage import file_stats, record_hash
 from sttn_ray.video.assemble import Container, choose_container
 from sttn_ray.video.color import color_format
 from sttn_ray.video.encode import Codec, EncoderSettings, check_encoder
@@ -53,7 +52,7 @@ class Settings:
 
     def hash(self) -> str:
         """Of the fingerprint."""
-        return _hash(self.fingerprint())
+        return record_hash(self.fingerprint())
 
     def fingerprint(self) -> dict[str, Any]:
         """The settings and the versions of what computes and encodes."""
@@ -181,7 +180,7 @@ def plan_video(item: Item, settings: Settings) -> Plan:
         notes=tuple(notes),
         inputs=inputs,
         settings_hash=settings.hash(),
-        plan_hash=_hash(identity),
+        plan_hash=record_hash(identity),
     )
 
 
@@ -197,15 +196,8 @@ def input_stats(video: str, mask: str | None, boxes: str | None) -> list[Any]:
             continue
         if not Path(path).exists():
             raise error(f"{path}: no such file")
-        files = [Path(path), *sorted(Path(path).iterdir())] if Path(path).is_dir() else [Path(path)]
-        for file in files:
-            stat = file.stat()
-            stats.append([str(file), stat.st_size, stat.st_mtime_ns])
+        stats += file_stats(path)
     return stats
-
-
-def _hash(data: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
 def _hole_shares(

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from sttn_ray.catalog.plan import Plan, input_stats
-from sttn_ray.catalog.records import ItemDir, is_file
+from sttn_ray.catalog.records import ItemDir
 from sttn_ray.errors import StorageError, VideoError
-from sttn_ray.storage import published
+from sttn_ray.storage import file_sha256, is_file, published
 from sttn_ray.video.assemble import join_segments, verify_output
-from sttn_ray.video.index import file_sha256
 
 
 def publish_if_complete(item_dir: ItemDir, plan: Plan) -> dict[str, Any] | None:

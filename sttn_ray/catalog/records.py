@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sttn_ray.catalog.plan import Plan, Settings
-from sttn_ray.errors import ConfigError
-from sttn_ray.storage import read_record, write_record
-from sttn_ray.video.index import file_sha256
+from sttn_ray.storage import claim, is_file, read_record, write_record
 
 STATE_DIR = "_sttn"
 
@@ -65,33 +63,11 @@ class ItemDir:
                 path.unlink(missing_ok=True)
 
 
-def is_file(path: Path, record: dict[str, Any]) -> bool:
-    """Whether a file has the size and the sha256 that a record tells."""
-    try:
-        return path.stat().st_size == record["num_bytes"] and file_sha256(path) == record["sha256"]
-    except FileNotFoundError:
-        return False
-
-
 def claim_output(output_dir: str | Path, settings: Settings) -> None:
     """Write a run's settings to its output, or check that they are those that stand there.
 
     Raises:
         ConfigError: the folder holds outputs made with other settings.
     """
-    path = Path(output_dir) / STATE_DIR / "run.json"
-    ours = settings.fingerprint()
-    theirs = read_record(path)
-    if theirs is None:
-        write_record(path, ours)
-        return
-    differences = [
-        f"{key} was {theirs.get(key)!r}, now {ours.get(key)!r}"
-        for key in sorted({*ours, *theirs})
-        if ours.get(key) != theirs.get(key)
-    ]
-    if differences:
-        raise ConfigError(
-            f"{output_dir}: holds outputs made with other settings ({'; '.join(differences)}); choose another "
-            "inpaint.output, or delete the folder to do all again"
-        )
+    advice = "choose another inpaint.output, or delete the folder to do all again"
+    claim(Path(output_dir) / STATE_DIR / "run.json", settings.fingerprint(), output_dir, advice)

@@ -1,10 +1,6 @@
 """Masks from what people have: one image, a folder or zip of images, a video, or boxes."""
 
 import hashlib
-import io
-import re
-import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,19 +9,17 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
 from sttn_ray.errors import MaskError, VideoError
+from sttn_ray.images import IMAGE_SUFFIXES, file_bytes, image_files, image_names, open_image
 from sttn_ray.masks.boxes import Box, draw_boxes, parse_boxes
+from sttn_ray.storage import file_sha256
 from sttn_ray.video.decode import decode_range
-from sttn_ray.video.index import VideoIndex, file_sha256, index_video
+from sttn_ray.video.index import VideoIndex, index_video
 
 Mask = NDArray[np.bool_]
 
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
 LOSSY_SUFFIXES = {".jpg", ".jpeg", ".webp"}
-MAX_IMAGE_PIXELS = 100_000_000
-MAX_IMAGE_BYTES = 256 * 2**20
 MAX_OBJECT_ID = 31  # a gray image with no higher value holds object ids, not brightness
 ASPECT_TOLERANCE = 0.01
 
@@ -105,7 +99,7 @@ def mask_source(path: str) -> MaskSource:
     if where.is_dir() or where.suffix.lower() == ".zip":
         return _images_source(path)
     if where.suffix.lower() in IMAGE_SUFFIXES:
-        size = _image_size(_file_bytes(where), path)
+        size = open_image(file_bytes(where, MaskError), path, MaskError).size
         return MaskSource(kind="image", name=path, size=size, sha256=file_sha256(path))
     try:
         index = index_video(path)
@@ -157,12 +151,12 @@ def read_masks(source: MaskSource, index: VideoIndex, start: int, stop: int) -> 
     if source.kind == "boxes":
         yield from _drawn_masks(source, index, start, stop)
     elif source.kind == "image":
-        mask = _fitted(_read_image(_file_bytes(Path(source.name)), source.name), index)
+        mask = _fitted(mask_from_image(file_bytes(Path(source.name), MaskError), source.name), index)
         for _ in range(start, stop):
             yield mask
     elif source.kind == "images":
-        for name, data in _image_files(source, start, stop):
-            yield _fitted(_read_image(data, name), index)
+        for name, data in image_files(source.name, source.files[start:stop], MaskError):
+            yield _fitted(mask_from_image(data, name), index)
     else:
         assert source.video is not None
         turns = source.video.rotation // 90
@@ -193,96 +187,29 @@ def _fitted(mask: Mask, index: VideoIndex) -> Mask:
     return np.ascontiguousarray(np.rot90(mask, -(index.rotation // 90)))
 
 
-def natural_key(name: str) -> list[tuple[int, str]]:
-    """Sorts numbers inside names by value: 2.png before 10.png."""
-    parts = re.split(r"(\d+)", name)
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
-
-
 def _images_source(path: str) -> MaskSource:
-    names = _image_names(path)
+    names = image_names(path, MaskError)
     if not names:
         raise MaskError(f"{path}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    source = MaskSource(kind="images", name=path, files=tuple(names), sha256="")
     digest = hashlib.sha256()
     size = None
-    for name, data in _image_files(source, 0, len(names)):
-        found = _image_size(data, name)
+    for name, data in image_files(path, names, MaskError):
+        found = open_image(data, name, MaskError).size
         if size not in (None, found):
             raise MaskError(f"{name}: is {found[0]}x{found[1]}, the masks before it {size[0]}x{size[1]}")
         size = found
         digest.update(hashlib.sha256(data).digest())
-    return MaskSource(kind="images", name=path, files=source.files, size=size, sha256=digest.hexdigest())
+    return MaskSource(kind="images", name=path, files=tuple(names), size=size, sha256=digest.hexdigest())
 
 
-def _image_names(path: str) -> list[str]:
-    if Path(path).is_dir():
-        names = [p.name for p in Path(path).iterdir() if p.is_file()]
-    else:
-        try:
-            with zipfile.ZipFile(path) as archive:
-                names = [info.filename for info in archive.infolist() if not info.is_dir()]
-        except (zipfile.BadZipFile, NotImplementedError, OSError) as error:
-            raise MaskError(f"{path}: is not a zip file ({error})") from error
-    images = [
-        name
-        for name in names
-        if Path(name).suffix.lower() in IMAGE_SUFFIXES
-        and not Path(name).name.startswith(".")
-        and not name.startswith("__MACOSX")
-    ]
-    return sorted(images, key=natural_key)
-
-
-def _image_files(source: MaskSource, start: int, stop: int) -> Iterator[tuple[str, bytes]]:
-    """Name and bytes of images; zip members are read in memory, never unpacked to a path."""
-    if Path(source.name).is_dir():
-        for name in source.files[start:stop]:
-            file = Path(source.name) / name
-            yield str(file), _file_bytes(file)
-        return
-    with zipfile.ZipFile(source.name) as archive:
-        for name in source.files[start:stop]:
-            label = f"{source.name}:{name}"
-            if archive.getinfo(name).file_size > MAX_IMAGE_BYTES:
-                raise MaskError(f"{label}: claims more than {MAX_IMAGE_BYTES} bytes; not read")
-            try:
-                yield label, archive.read(name)
-            except (RuntimeError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:  # encrypted, or damaged
-                raise MaskError(f"{label}: cannot be read ({error})") from error
-
-
-def _file_bytes(path: Path) -> bytes:
-    try:
-        if path.stat().st_size > MAX_IMAGE_BYTES:
-            raise MaskError(f"{path}: has more than {MAX_IMAGE_BYTES} bytes; not read")
-        return path.read_bytes()
-    except OSError as error:
-        raise MaskError(f"{path}: cannot be read ({error.strerror})") from error
-
-
-def _open_image(data: bytes, name: str) -> Image.Image:
-    try:
-        image = Image.open(io.BytesIO(data))
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise MaskError(f"{name}: cannot be read as an image ({error})") from error
-    if image.width * image.height > MAX_IMAGE_PIXELS:
-        raise MaskError(f"{name}: is {image.width}x{image.height}, more than {MAX_IMAGE_PIXELS} pixels")
-    return image
-
-
-def _image_size(data: bytes, name: str) -> tuple[int, int]:
-    return _open_image(data, name).size
-
-
-def _read_image(data: bytes, name: str) -> Mask:
+def mask_from_image(data: bytes, name: str) -> Mask:
     """True where an image says hole.
 
     Palette images hold object ids: any but 0 is hole. So do gray lossless images without a value above 31. Images
     with a varying alpha channel are read by it; all others by brightness, from half up, so that compression noise
     does not count.
     """
-    image = _open_image(data, name)
+    image = open_image(data, name, MaskError)
     try:
         if image.mode == "P":
             return np.asarray(image) != 0

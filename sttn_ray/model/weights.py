@@ -55,7 +55,7 @@ def load_generator(path: Path | str, *, mask_keys: bool | None = None) -> Genera
     Raises:
         CheckpointError: the file is missing, is not a checkpoint, or does not fit the network.
     """
-    data = _read(path)
+    data = read_checkpoint(path)
     if "format_version" in data:
         if not isinstance(data["format_version"], int) or data["format_version"] != FORMAT_VERSION:
             raise CheckpointError(
@@ -84,7 +84,7 @@ def load_discriminator(path: Path | str) -> Discriminator:
     Raises:
         CheckpointError: as `load_generator`.
     """
-    data = _read(path)
+    data = read_checkpoint(path)
     state = data.get("netD")
     if not isinstance(state, dict):
         raise CheckpointError(f"{path}: no discriminator: expected the key 'netD'")
@@ -99,7 +99,12 @@ def load_discriminator(path: Path | str) -> Discriminator:
     return discriminator
 
 
-def _read(path: Path | str) -> dict[str, Any]:
+def read_checkpoint(path: Path | str) -> dict[str, Any]:
+    """A checkpoint's dictionary, read without running code from the file.
+
+    Raises:
+        CheckpointError: the file is missing, cut short, or holds anything but tensors and plain values.
+    """
     try:
         data = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:

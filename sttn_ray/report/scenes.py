@@ -1,6 +1,7 @@
-"""Made clips whose truth is known: a camera that moves over a textured scene, and something to remove."""
+"""Made clips whose truth is known: a camera over a textured scene with moving objects, and what is laid over it.
 
-from typing import NamedTuple
+Everything is a function of a seed.
+"""
 
 import cv2
 import numpy as np
@@ -11,58 +12,46 @@ from sttn_ray.video.write import SAMPLE_RATE
 WIDTH, HEIGHT, FPS = 384, 224, 25
 _MARGIN = 96  # how far the camera can move
 
-
-class Scene(NamedTuple):
-    """Frames with and without what is to be removed, where that is, and sound.
-
-    Shapes: frames and truth (frames, height, width, 3) uint8; masks (frames, height, width) bool; sound (samples,).
-    """
-
-    frames: NDArray[np.uint8]
-    truth: NDArray[np.uint8]
-    masks: NDArray[np.bool_]
-    sound: NDArray[np.float32]
+Pictures = NDArray[np.uint8]
 
 
-def moving_object(seed: int, num_frames: int) -> Scene:
-    """A ball that crosses the picture while the camera pans."""
+def make_scene(seed: int, num_frames: int) -> Pictures:
+    """Frames (num_frames, HEIGHT, WIDTH, 3) RGB of a scene: a slow camera over texture, and two things that move."""
     rng = np.random.default_rng(seed)
-    truth = _camera(_texture(rng), num_frames, rng)
-    frames, masks = truth.copy(), np.zeros(truth.shape[:3], bool)
-    for n in range(num_frames):
-        across = n / max(1, num_frames - 1)
-        center = (int(60 + across * (WIDTH - 120)), int(HEIGHT / 2 + 40 * np.sin(across * 9)))
-        mask = cv2.circle(np.zeros((HEIGHT, WIDTH), np.uint8), center, 26, 1, -1)
-        masks[n] = mask > 0
-        cv2.circle(frames[n], center, 26, (235, 220, 60), -1, cv2.LINE_AA)
-        cv2.circle(frames[n], (center[0] - 8, center[1] - 8), 7, (255, 255, 240), -1, cv2.LINE_AA)
-    return Scene(frames, truth, masks, _sound(num_frames, 220))
+    frames = _camera(_texture(rng), num_frames, rng)
+    for _ in range(2):
+        _add_object(frames, rng)
+    return frames
 
 
-def logo(seed: int, num_frames: int) -> Scene:
-    """Letters that stand still in a corner while the camera pans."""
+def make_sound(num_frames: int, pitch_hz: float) -> NDArray[np.float32]:
+    """A tone that swells, as long as so many frames: (samples,) mono in [-1, 1] at SAMPLE_RATE."""
+    time_s = np.arange(num_frames * SAMPLE_RATE // FPS) / SAMPLE_RATE
+    return (0.2 * np.sin(2 * np.pi * pitch_hz * time_s) * (1 + np.sin(3 * time_s)) / 2).astype(np.float32)
+
+
+def lay_over(truth: Pictures, masks: NDArray[np.bool_], seed: int) -> Pictures:
+    """Frames with something to remove: a striped thing where the masks (frames, height, width) are."""
     rng = np.random.default_rng(seed)
-    truth = _camera(_texture(rng), num_frames, rng)
+    colors = rng.integers(30, 226, (2, 3))
+    rows, columns = np.mgrid[: truth.shape[1], : truth.shape[2]]
     frames = truth.copy()
-    drawn = np.zeros((HEIGHT, WIDTH), np.uint8)
-    cv2.putText(drawn, "LIVE 7", (WIDTH - 124, 40), cv2.FONT_HERSHEY_DUPLEX, 0.9, 255, 2, cv2.LINE_AA)
-    share = drawn[..., None] / 255 * 0.85
-    for n in range(num_frames):
-        frames[n] = np.rint(share * 250 + (1 - share) * truth[n]).astype(np.uint8)
-    masks = np.repeat((drawn > 0)[None], num_frames, 0)
-    return Scene(frames, truth, masks, _sound(num_frames, 330))
+    for n, mask in enumerate(masks):
+        stripe = (rows + columns + 2 * n) // 6 % 2
+        frames[n][mask] = colors[stripe[mask]]
+    return frames
 
 
-def _texture(rng: np.random.Generator) -> NDArray[np.uint8]:
-    """A scene of soft and sharp detail, larger than the picture."""
+def _texture(rng: np.random.Generator) -> Pictures:
+    """A scene larger than the picture, of soft and sharp detail: the larger, the stronger, as in nature."""
     height, width = HEIGHT + 2 * _MARGIN, WIDTH + 2 * _MARGIN
     image = np.zeros((height, width, 3), np.float32)
-    for cell, weight in ((128, 0.5), (40, 0.3), (12, 0.2)):
+    for cell, weight in ((200, 0.55), (80, 0.25), (32, 0.12), (10, 0.08)):
         noise = rng.uniform(0, 1, (height // cell + 2, width // cell + 2, 3)).astype(np.float32)
-        noise = 0.35 * noise + 0.65 * noise.mean(2, keepdims=True)  # muted colors
+        noise = 0.35 * noise + 0.65 * noise[..., :1]  # muted colors
         image += weight * cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
-    picture: NDArray[np.uint8] = np.clip(image * 220 + 10, 0, 255).astype(np.uint8)
-    for _ in range(28):
+    picture: Pictures = np.clip((image - 0.5) * 330 + 125, 0, 255).astype(np.uint8)
+    for _ in range(20):
         x, y = int(rng.integers(0, width)), int(rng.integers(0, height))
         color = tuple(int(v) for v in rng.integers(20, 235, 3))
         size = int(rng.integers(10, 46))
@@ -70,12 +59,12 @@ def _texture(rng: np.random.Generator) -> NDArray[np.uint8]:
     return picture
 
 
-def _camera(scene: NDArray[np.uint8], num_frames: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+def _camera(scene: Pictures, num_frames: int, rng: np.random.Generator) -> Pictures:
     """A slow pan with sub-pixel steps."""
-    phase = rng.uniform(0, 2 * np.pi)
+    phase, turn = rng.uniform(0, 2 * np.pi), rng.choice([-1, 1])
     frames = []
     for n in range(num_frames):
-        angle = phase + n * 2 * np.pi / 150
+        angle = phase + turn * n * 2 * np.pi / 150
         x = _MARGIN + 0.8 * _MARGIN * np.cos(angle)
         y = _MARGIN + 0.8 * _MARGIN * np.sin(angle)
         move = np.array([[1, 0, -x], [0, 1, -y]])
@@ -83,6 +72,18 @@ def _camera(scene: NDArray[np.uint8], num_frames: int, rng: np.random.Generator)
     return np.stack(frames)
 
 
-def _sound(num_frames: int, pitch_hz: float) -> NDArray[np.float32]:
-    time_s = np.arange(num_frames * SAMPLE_RATE // FPS) / SAMPLE_RATE
-    return (0.2 * np.sin(2 * np.pi * pitch_hz * time_s) * (1 + np.sin(3 * time_s)) / 2).astype(np.float32)
+def _add_object(frames: Pictures, rng: np.random.Generator) -> None:
+    """Draw a ball or a card that crosses the picture, into the frames."""
+    color = tuple(int(v) for v in rng.integers(20, 235, 3))
+    light = tuple(min(255, v + 60) for v in color)
+    start, end = rng.uniform([0, 0], [WIDTH, HEIGHT], (2, 2))
+    sway, radius, is_ball = rng.uniform(0, 30), int(rng.integers(10, 24)), rng.random() < 0.5
+    for n, frame in enumerate(frames):
+        share = n / max(1, len(frames) - 1)
+        x, y = (start + share * (end - start) + [0, sway * np.sin(9 * share)]).astype(int).tolist()
+        if is_ball:
+            cv2.circle(frame, (x, y), radius, color, -1, cv2.LINE_AA)
+            cv2.circle(frame, (x - radius // 3, y - radius // 3), radius // 3, light, -1, cv2.LINE_AA)
+        else:
+            cv2.rectangle(frame, (x - radius, y - radius // 2), (x + radius, y + radius // 2), color, -1)
+            cv2.line(frame, (x - radius, y), (x + radius, y), light, 2, cv2.LINE_AA)

@@ -134,6 +134,18 @@ def rgb_to_planes(rgb: NDArray[np.float32], color: ColorFormat) -> list[NDArray[
     return planes
 
 
+def scaled_rgb(frame: av.VideoFrame, width: int, height: int) -> NDArray[np.uint8]:
+    """A decoded frame at another size, (height, width, 3) RGB, converted and scaled in one pass.
+
+    By the frame's own tags for matrix and range; unspecified is BT.601. The mean of the pixels where both sides
+    shrink, else bicubic.
+    """
+    shrinks = width <= frame.width and height <= frame.height
+    scaled = frame.reformat(width, height, "rgb24", interpolation="AREA" if shrinks else "BICUBIC", threads=1)
+    picture: NDArray[np.uint8] = scaled.to_ndarray()
+    return picture
+
+
 def _scales(color: ColorFormat) -> tuple[float, float, float, float]:
     """Luma offset, luma scale, chroma offset, chroma scale, in code values (H.273, section 8.3)."""
     unit = float(1 << (color.bits - 8))

@@ -1,6 +1,5 @@
 """What a video file holds, read once: every frame's timestamp, the keyframes, the tags, the content's hash."""
 
-import hashlib
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from av.stream import Disposition
 
 from sttn_ray.errors import VideoError
+from sttn_ray.storage import file_sha256
 
 # Of one frame; a header that claims more is not believed.
 MAX_PIXELS = 16384 * 16384
@@ -105,12 +105,6 @@ class VideoIndex:
 def open_video(path: str) -> av.container.InputContainer:
     """Open a file to read it; a title that is not UTF-8 is no reason to refuse a video."""
     return av.open(path, metadata_errors="surrogateescape")
-
-
-def file_sha256(path: str | Path) -> str:
-    """Hex sha256 of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def index_video(path: str) -> VideoIndex:

@@ -13,12 +13,14 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.slow
 def test_demo_writes_the_page(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pipelines.demo", f"demo.output={tmp_path / 'demo'}", "demo.fit_seconds=3"]
+    words = [f"demo.output={tmp_path / 'demo'}", "train.num_steps=6", "train.checkpoint_interval=3"]
+    command = [sys.executable, "-m", "pipelines.demo", *words]
     subprocess.run(command, cwd=ROOT, check=True, timeout=600, env=os.environ | {"RAY_AUTH_MODE": "disabled"})
     page = (tmp_path / "demo/report/index.html").read_text()
-    for name in ("moving object", "logo"):
-        assert name in page
-    assert len(list((tmp_path / "demo/report").glob("*.png"))) == 18
+    for text in ("Telea", "temporal median", "Training samples", "<svg", "mask given as video"):
+        assert text in page
+    # Three frames of each of four clips, as before, mask and after; two sheets.
+    assert len(list((tmp_path / "demo/report").glob("*.png"))) == 4 * 3 * 3 + 2
     rows = pq.read_table(tmp_path / "demo/completed/manifest.parquet").to_pylist()
-    assert [row["status"] for row in rows] == ["done", "done"]
-    assert [row["frames"] for row in rows] == [60, 60]
+    assert [row["status"] for row in rows] == ["done"] * 4
+    assert [row["frames"] for row in rows] == [60] * 4

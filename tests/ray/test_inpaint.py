@@ -1,9 +1,7 @@
 """`pipelines.inpaint` on a real local cluster, with real videos."""
 
-import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,8 +18,8 @@ from sttn_ray.masks.hole import make_hole
 from sttn_ray.model.generator import Generator, GeneratorConfig
 from sttn_ray.model.weights import save_generator
 from tests.media import audio_packet_hash, frame_times, make_damaged_copy, make_video
+from tests.processes import ROOT, kill_ray_process, start, wait_until
 
-ROOT = Path(__file__).parents[2]
 BOX = "16,12,30,20"
 TINY = GeneratorConfig(channels=16, num_blocks=1, width=96, height=48, mask_keys=True)
 
@@ -149,7 +147,7 @@ def test_a_wrong_request_exits_with_2_and_all_faults() -> None:
 def test_killed_driver_and_killed_process_give_the_same_bytes(tmp_path: Path, checkpoint: Path) -> None:
     make_video(tmp_path / "film.mp4", num_frames=150, audio=True)
 
-    def start(output: str) -> subprocess.Popen[bytes]:
+    def begin(output: str) -> subprocess.Popen[bytes]:
         words = [
             f"inpaint.video={tmp_path / 'film.mp4'}",
             f"inpaint.boxes={BOX}",
@@ -157,62 +155,32 @@ def test_killed_driver_and_killed_process_give_the_same_bytes(tmp_path: Path, ch
             f"inpaint.checkpoint={checkpoint}",
             "inpaint.segment_frames=10",
         ]
-        return subprocess.Popen(
-            [sys.executable, "-m", "pipelines.inpaint", *words],
-            cwd=ROOT,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        return start("pipelines.inpaint", *words)
 
-    assert start("undisturbed").wait(120) == 0
+    assert begin("undisturbed").wait(120) == 0
 
-    killed = start("disturbed")
+    killed = begin("disturbed")
     first = wait_for_segments(tmp_path / "disturbed", 2)
     killed.kill()
     killed.wait(30)
     recorded = {p: p.stat().st_mtime_ns for p in first}
 
-    resumed = start("disturbed")
+    resumed = begin("disturbed")
     wait_for_segments(tmp_path / "disturbed", len(recorded) + 2)
     # What was recorded before the kill was not done again.
     assert {p: p.stat().st_mtime_ns for p in recorded} == recorded
-    kill_a_worker(resumed.pid)
+    kill_ray_process(resumed.pid, "Completer")
     assert resumed.wait(180) == 0
     assert (tmp_path / "disturbed/film.mp4").read_bytes() == (tmp_path / "undisturbed/film.mp4").read_bytes()
 
 
 def wait_for_segments(output: Path, count: int) -> list[Path]:
     """The records that exist once there are at least `count`."""
-    end = time.monotonic() + 120
-    while time.monotonic() < end:
-        found = list(output.glob("_sttn/items/*/segment-*.json"))
-        if len(found) >= count:
-            return found
-        time.sleep(0.02)
-    raise AssertionError(f"no {count} segments after two minutes")
+    found: list[Path] = []
 
+    def are_there() -> bool:
+        found[:] = output.glob("_sttn/items/*/segment-*.json")
+        return len(found) >= count
 
-def kill_a_worker(driver_pid: int) -> None:
-    """SIGKILL the process that holds the network, of the cluster this driver started."""
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        for pid, command in descendants(driver_pid):
-            if command.startswith("ray::") and "Completer" in command:
-                os.kill(pid, 9)
-                return
-        time.sleep(0.02)
-    raise AssertionError("no process of the network to kill")
-
-
-def descendants(pid: int) -> list[tuple[int, str]]:
-    listing = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True)
-    children: dict[int, list[tuple[int, str]]] = {}
-    for line in listing.stdout.splitlines():
-        child, parent, command = line.split(maxsplit=2)
-        children.setdefault(int(parent), []).append((int(child), command))
-    found, todo = [], [pid]
-    while todo:
-        for child in children.get(todo.pop(), []):
-            found.append(child)
-            todo.append(child[0])
+    wait_until(are_there, f"{count} recorded segments")
     return found

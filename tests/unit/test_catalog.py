@@ -21,9 +21,9 @@ from sttn_ray.catalog.publish import (
 from sttn_ray.catalog.records import ItemDir, claim_output
 from sttn_ray.completion.schedule import Schedule
 from sttn_ray.errors import CatalogError, ConfigError, MaskError, StorageError, VideoError
+from sttn_ray.storage import file_sha256
 from sttn_ray.video.decode import decode_range
 from sttn_ray.video.encode import encode_segment
-from sttn_ray.video.index import file_sha256
 from tests.media import audio_packet_hash, frame_hashes, frame_times, make_video
 
 SETTINGS = Settings(

@@ -58,9 +58,10 @@ def test_a_path_with_spaces_stays_one_word(program: FakeProgram) -> None:
     assert program.words["inpaint"] == ["inpaint.video=my film.mp4", "inpaint.mask=my logo.png"]
 
 
-def test_demo_gets_all_its_words(program: FakeProgram) -> None:
-    assert command.main(["demo", "--help", "demo.seed=3"]) == 7
-    assert program.words == {"demo": ["--help", "demo.seed=3"]}
+@pytest.mark.parametrize("name", ["build-shards", "train", "demo"])
+def test_other_programs_get_all_their_words(program: FakeProgram, name: str) -> None:
+    assert command.main([name, "--help", "run.seed=3"]) == 7
+    assert program.words == {name: ["--help", "run.seed=3"]}
 
 
 @pytest.mark.parametrize(
@@ -104,5 +105,5 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_programs_are_found() -> None:
     assert command.load_program("inpaint").SECTIONS == inpaint.SECTIONS
-    with pytest.raises(ModuleNotFoundError, match="paint_over"):
-        command.load_program("paint_over")
+    for name in command.PROGRAMS:
+        assert callable(command.load_program(name).main)

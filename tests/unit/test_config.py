@@ -21,6 +21,47 @@ KEYS = {
     "run.num_actors",
     "run.actor_cpus",
     "run.log_interval_s",
+    "run.dir",
+    "run.seed",
+    "corpus.root",
+    "corpus.frames_fps",
+    "corpus.validation_share",
+    "shards.dir",
+    "shards.width",
+    "shards.height",
+    "shards.fit",
+    "shards.codec",
+    "shards.quality",
+    "shards.clip_frames",
+    "shards.min_clip_frames",
+    "shards.clips_per_shard",
+    "shards.masks_per_family",
+    "masks.moving_shape",
+    "masks.static_shape",
+    "masks.strip",
+    "masks.box",
+    "masks.text",
+    "masks.object",
+    "model.preset",
+    "model.mask_keys",
+    "model.initialization",
+    "train.num_steps",
+    "train.batch_size",
+    "train.sample_frames",
+    "train.learning_rate",
+    "train.decay_at",
+    "train.beta1",
+    "train.beta2",
+    "train.hole_weight",
+    "train.valid_weight",
+    "train.adversarial_weight",
+    "train.adversarial_loss",
+    "train.num_workers",
+    "train.worker_cpus",
+    "train.loader_processes",
+    "train.log_interval",
+    "train.checkpoint_interval",
+    "train.num_checkpoints",
     "inpaint.video",
     "inpaint.mask",
     "inpaint.boxes",
@@ -39,8 +80,7 @@ KEYS = {
     "encode.preset",
     "encode.threads",
     "demo.output",
-    "demo.seed",
-    "demo.fit_seconds",
+    "demo.media",
 }
 
 
@@ -66,7 +106,8 @@ def test_shipped_configs_load(path: Path):
     experiment = load_experiment([str(path)])
     for section, values in shipped.items():
         for key, value in (values or {}).items():
-            assert getattr(getattr(experiment, section), key) == value
+            found = getattr(getattr(experiment, section), key)
+            assert (list(found) if isinstance(found, tuple) else found) == value
 
 
 def test_defaults_are_valid():
@@ -92,6 +133,15 @@ def test_file_then_words_later_over_earlier(tmp_path: Path):
     assert experiment.run.actor_cpus == 3
     assert load_experiment(["encode.crf=30", first]).encode.crf == 20
     assert load_experiment([first, "encode.crf=30"]).encode.crf == 30
+
+
+def test_lists_are_words_joined_by_commas(tmp_path: Path):
+    path = write(tmp_path / "a.yaml", "train: {decay_at: [10, 20]}\n")
+    assert load_experiment([path]).train.decay_at == (10, 20)
+    assert load_experiment([path, "train.decay_at=5,6,7"]).train.decay_at == (5, 6, 7)
+    assert load_experiment(["train.decay_at="]).train.decay_at == ()
+    (fault,) = faults("train.decay_at=5,soon")
+    assert fault.startswith("train.decay_at=")
 
 
 def test_none_clears_a_key(tmp_path: Path):

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sttn_ray.errors import MaskError
+from sttn_ray.images import natural_key
 from sttn_ray.masks.boxes import draw_boxes, parse_boxes
-from sttn_ray.masks.read import MaskSource, boxes_source, check_fit, mask_source, natural_key, read_masks
+from sttn_ray.masks.read import MaskSource, boxes_source, check_fit, mask_source, read_masks
 from sttn_ray.video.color import color_format, frame_planes
 from sttn_ray.video.decode import decode_range
 from sttn_ray.video.index import VideoIndex, index_video

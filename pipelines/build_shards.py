@@ -1,0 +1,415 @@
+"""Build shards: training clips and masks, decoded and scaled once, from a corpus of videos.
+
+Reads a folder of video files, folders of frames and zips of frames, at any depth; folders named Annotations hold
+object masks. Writes Parquet shards of clips and of masks, index.parquet, and videos.parquet with a row for every video.
+
+    python -m pipelines.build_shards corpus.root=videos shards.dir=shards
+    python -m pipelines.build_shards configs/davis.yaml corpus.root=DAVIS shards.dir=shards/davis
+    python -m pipelines.build_shards --verify shards
+
+The same command again does what is missing: after an interruption, and for videos that have come since. --verify reads
+every shard, checks its hashes and schema, and decodes a frame of every clip.
+
+Exit status: 0 all videos are in the shards, 1 some are not (videos.parquet says why) or --verify found a fault, 2 the
+request is wrong.
+"""
+
+import logging
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, get_args
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+
+import sttn_ray
+from sttn_ray import cluster
+from sttn_ray.config import Experiment, exit_with_faults, run_program
+from sttn_ray.corpus import Corpus, Entry, Source, find_entries, index_source
+from sttn_ray.errors import ConfigError, CorpusError, ShardError, SttnError, failed_outcome
+from sttn_ray.masks.draw import Family
+from sttn_ray.model.generator import PRESETS
+from sttn_ray.shards.plan import Range, grow_plan
+from sttn_ray.shards.read import INDEX_FILE
+from sttn_ray.shards.records import ShardsDir, object_masks_file
+from sttn_ray.shards.tables import INDEX_SCHEMA
+from sttn_ray.shards.verify import verify_shards
+from sttn_ray.shards.write import (
+    Fault,
+    IndexRow,
+    ShardSettings,
+    write_clips,
+    write_drawn_masks,
+    write_object_masks,
+)
+from sttn_ray.storage import claim, file_stats, published, record_hash, require_local
+
+from .progress import Progress, ProgressLine, prepare_data
+
+log = logging.getLogger(__name__)
+
+SECTIONS = ("run", "corpus", "shards", "model")
+DRAWN_MASKS = "masks/drawn.parquet"
+# To be raised when the same settings give other shards.
+FORMAT_VERSION = 1
+Row = dict[str, Any]
+
+VIDEOS_SCHEMA = pa.schema(
+    [
+        ("path", pa.string()),
+        ("kind", pa.string()),
+        ("status", pa.string()),  # done, partial, failed, or duplicate
+        ("step", pa.string()),
+        ("error", pa.string()),
+        ("reason", pa.string()),
+        ("is_unexpected", pa.bool_()),
+        ("sha256", pa.string()),
+        ("frames", pa.int64()),
+        ("clips", pa.int64()),
+        ("clip_frames", pa.int64()),  # frames that lie in clips
+    ]
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if "--verify" in words:
+        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+        words.remove("--verify")
+        if len(words) != 1:
+            exit_with_faults(ConfigError("--verify takes the folder of the shards: --verify DIR"))
+        try:
+            return verify(words[0])
+        except SttnError as error:
+            exit_with_faults(error)
+    return run_program(__doc__ or "", SECTIONS, run, words)
+
+
+def verify(folder: str) -> int:
+    """Check shards and say what is in them; returns the exit status."""
+    found = verify_shards(folder, lambda done, total: log.info("verified %d/%d files", done, total))
+    for name, count in sorted(found.counts.items()):
+        log.info("%s: %d rows, %d frames, %.1f MB", name, count["rows"], count["frames"], count["bytes"] / 1e6)
+    for fault in found.faults:
+        log.error("fault: %s", fault)
+    log.info("%d faults", len(found.faults))
+    return 1 if found.faults else 0
+
+
+def run(experiment: Experiment) -> int:
+    """Build or complete the shards that an experiment describes; returns the exit status.
+
+    Raises:
+        SttnError: the request itself is wrong; nothing was done.
+    """
+    start_s = time.monotonic()
+    _check(experiment)
+    root, shards = experiment.corpus.root or "", ShardsDir(experiment.shards.dir or "")
+    corpus = find_entries(root)
+    settings = _settings(experiment)
+    cluster.connect()
+    cluster.require_shared_paths(_paths(experiment))
+    ours = {**vars(settings), "frames_fps": experiment.corpus.frames_fps, "seed": experiment.run.seed}
+    ours |= {"format_version": FORMAT_VERSION, "sttn_ray": sttn_ray.__version__}
+    claim(shards.settings_path, ours, shards.folder, "choose another shards.dir, or delete the folder to build anew")
+    log.info(
+        "%d videos, %d folders of object masks below %s%s",
+        len(corpus.entries),
+        len(corpus.object_masks),
+        root,
+        f"; ignored by suffix: {dict(corpus.ignored)}" if corpus.ignored else "",
+    )
+    interval_s = experiment.run.log_interval_s
+    videos = _index_videos(root, corpus.entries, shards, Fraction(str(experiment.corpus.frames_fps)), interval_s)
+    _mark_unusable(videos, settings)
+    plan = grow_plan(
+        shards.read_plan(),
+        [(v["sha256"], v["frames"]) for v in videos if v["status"] == "done"],
+        clip_frames=settings.clip_frames,
+        min_clip_frames=settings.min_clip_frames,
+        clips_per_shard=settings.clips_per_shard,
+    )
+    shards.write_plan(plan)
+    todo = _shards_to_do(root, plan, videos, corpus, experiment.shards.masks_per_family)
+    index, faults, failed = _write_shards(root, shards, todo, settings, experiment.run.seed, interval_s)
+    _count_clips(videos, index, faults)
+    _write_table(shards.folder / "videos.parquet", videos, VIDEOS_SCHEMA)
+    for row in failed:
+        log.error("%s: not written: %s", row["file"], row["reason"])
+    # Object masks that cannot be read are left out; a missing file of clips would be a hole in the corpus.
+    if missing := [row for row in failed if row["is_unexpected"] or not row["file"].startswith("masks/objects-")]:
+        raise ShardError(
+            f"{shards.folder}: {len(missing)} of {len(todo)} shards were not written, so there is no {INDEX_FILE} yet; "
+            "mend the cause and give the same command again"
+        )
+    if not any(row["table"] == "clips" for row in index):
+        for row in videos:
+            log.error("%s: %s at %s: %s", row["path"], row["status"], row["step"], row["reason"])
+        raise CorpusError(f"{root}: not one clip could be made of its {len(videos)} videos")
+    _write_table(shards.folder / INDEX_FILE, index, INDEX_SCHEMA)
+    status = _report(videos, index, shards, time.monotonic() - start_s)
+    return 1 if failed else status
+
+
+def _check(experiment: Experiment) -> None:
+    corpus, shards = experiment.corpus, experiment.shards
+    faults = [f"{name}: is missing" for name, value in _paths(experiment).items() if not value]
+    if shards.min_clip_frames > shards.clip_frames:
+        faults.append(
+            f"shards.min_clip_frames={shards.min_clip_frames}: is more than shards.clip_frames={shards.clip_frames}"
+        )
+    if corpus.root and shards.dir and Path(shards.dir).absolute().is_relative_to(Path(corpus.root).absolute()):
+        faults.append(f"shards.dir={shards.dir}: lies inside corpus.root={corpus.root}; choose a folder beside it")
+    if faults:
+        raise ConfigError("\n".join(faults))
+    require_local(_paths(experiment))
+
+
+def _paths(experiment: Experiment) -> dict[str, str | None]:
+    return {"corpus.root": experiment.corpus.root, "shards.dir": experiment.shards.dir}
+
+
+def _settings(experiment: Experiment) -> ShardSettings:
+    shards, network = experiment.shards, PRESETS[experiment.model.preset]
+    names = ("fit", "codec", "quality", "clip_frames", "min_clip_frames", "clips_per_shard")
+    return ShardSettings(
+        width=shards.width or network.width,
+        height=shards.height or network.height,
+        validation_share=experiment.corpus.validation_share,
+        **{name: getattr(shards, name) for name in names},
+    )
+
+
+def _index_videos(
+    root: str, entries: Sequence[Entry], shards: ShardsDir, frames_fps: Fraction, interval_s: float
+) -> list[Row]:
+    """A row for every video, in the corpus's order."""
+    prepare_data()
+    progress = Progress.remote()  # type: ignore[attr-defined]
+    rows = [{"number": n, **entry._asdict()} for n, entry in enumerate(entries)]
+    # 1. Index each video (1:1): all its packets, its content's hash. One CPU: one demuxer.
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+        make_index_fn(root, shards, frames_fps, progress), num_cpus=1
+    )
+    with ProgressLine(progress, num_items=len(rows), interval_s=interval_s, items="indexed: videos"):
+        return sorted(dataset.iter_rows(), key=lambda row: row["number"])
+
+
+def make_index_fn(
+    root: str, shards: ShardsDir, frames_fps: Fraction, progress: ray.actor.ActorHandle
+) -> Callable[[Row], Row]:
+    """Rows of number, path, kind to rows of a video; adds the columns of `VIDEOS_SCHEMA`.
+
+    What was found is kept in a record, from which the other operators read it.
+    """
+
+    def index(row: Row) -> Row:
+        entry = Entry(row["path"], row["kind"])
+        blank = {"status": "done", "step": "", "error": "", "reason": "", "is_unexpected": False}
+        blank |= {"sha256": "", "frames": 0, "clips": 0, "clip_frames": 0}
+        try:
+            source = _find_source(root, entry, shards, frames_fps)
+        except Exception as error:  # noqa: BLE001 -- this operator's one boundary
+            progress.finish.remote(row["number"], "failed")
+            return row | blank | failed_outcome("index", error)
+        progress.finish.remote(row["number"], "done")
+        return row | blank | {"sha256": source.sha256, "frames": source.num_frames}
+
+    return index
+
+
+def _find_source(root: str, entry: Entry, shards: ShardsDir, frames_fps: Fraction) -> Source:
+    """What a video holds, from its record where its files are as they were."""
+    try:
+        source = shards.read_source(entry.path) if shards.source_is_current(root, entry.path) else None
+        stats = file_stats(str(Path(root) / entry.path))
+    except OSError as error:  # a link to nothing, or a name with replaced bytes
+        advice = "; its name is not UTF-8: rename it" if "\N{REPLACEMENT CHARACTER}" in entry.path else ""
+        raise CorpusError(f"{entry.path}: cannot be read ({error.strerror}){advice}") from error
+    if source is None:
+        source = index_source(root, entry, frames_fps=frames_fps)
+        shards.write_source(root, source, stats)
+    return source
+
+
+def _mark_unusable(videos: Iterable[Row], settings: ShardSettings) -> None:
+    """Mark videos that are too short, and those whose content another one has."""
+    first: dict[str, str] = {}
+    for row in videos:
+        if row["status"] != "done":
+            continue
+        if row["frames"] < settings.min_clip_frames:
+            error = CorpusError(
+                f"{row['path']}: has {row['frames']} frames, a clip needs shards.min_clip_frames="
+                f"{settings.min_clip_frames}"
+            )
+            row |= failed_outcome("plan", error)
+        elif row["sha256"] in first:
+            row |= {"status": "duplicate", "step": "plan", "reason": f"the same content as {first[row['sha256']]}"}
+        else:
+            first[row["sha256"]] = row["path"]
+
+
+def _shards_to_do(
+    root: str, plan: Sequence[Sequence[Range]], videos: Sequence[Row], corpus: Corpus, masks_per_family: int
+) -> list[Row]:
+    """A row for every shard file: its name, its content, and the frames in it."""
+    paths = {row["sha256"]: row["path"] for row in videos if row["status"] == "done"}
+    rows = [
+        {
+            "file": f"clips/shard-{number:05d}.parquet",
+            "ranges": [{**part._asdict(), "path": paths.get(part.sha256, "")} for part in shard],
+            "content": record_hash(shard),
+            "frames": sum(part.stop - part.start for part in shard),
+        }
+        for number, shard in enumerate(plan)
+    ]
+    masks: list[Row] = [
+        {"file": object_masks_file(entry), "path": entry.path, "kind": entry.kind, "content": _content(root, entry)}
+        for entry in corpus.object_masks
+    ]
+    if masks_per_family:
+        masks.append({"file": DRAWN_MASKS, "content": f"{masks_per_family} of each family", "count": masks_per_family})
+    blank = {"ranges": [], "path": "", "kind": "", "count": 0, "frames": 0}
+    return [blank | row | {"number": number} for number, row in enumerate([*masks, *rows])]
+
+
+def _content(root: str, entry: Entry) -> str:
+    try:
+        return record_hash(file_stats(str(Path(root) / entry.path)))
+    except OSError as error:  # a link to nothing, which reading passes over
+        return str(error)
+
+
+def _write_shards(
+    root: str, shards: ShardsDir, todo: Sequence[Row], settings: ShardSettings, seed: int, interval_s: float
+) -> tuple[list[IndexRow], list[Row], list[Row]]:
+    """Write the shards that are not done; returns the index, the ranges that failed, and the shards that failed."""
+    progress = Progress.remote()  # type: ignore[attr-defined]
+    progress.add.remote("planned", sum(row["frames"] for row in todo))
+    # 2. Write each shard (1:1). One CPU: decoding, scaling and packing share one thread.
+    dataset = ray.data.from_items(list(todo), override_num_blocks=len(todo)).map(
+        make_write_fn(root, shards, settings, seed, progress), num_cpus=1
+    )
+    with ProgressLine(progress, num_items=len(todo), interval_s=interval_s, items="shards"):
+        rows = sorted(dataset.iter_rows(), key=lambda row: row["number"])
+    failed = [row for row in rows if row["status"] == "failed"]
+    records = [shards.read_done(row["file"], row["content"]) for row in rows if row["status"] != "failed"]
+    index: list[IndexRow] = []
+    faults: list[Row] = []
+    for record in records:
+        assert record is not None
+        index += record["rows"]
+        faults += record["faults"]
+    return sorted(index, key=lambda row: (row["table"], row["file"], row["row_group"])), faults, failed
+
+
+def make_write_fn(
+    root: str, shards: ShardsDir, settings: ShardSettings, seed: int, progress: ray.actor.ActorHandle
+) -> Callable[[Row], Row]:
+    """Rows of `_shards_to_do` to rows of number, file, content, status and what failed.
+
+    What was written is kept in a record, from which the index is made.
+    """
+
+    def write(row: Row) -> Row:
+        short = {name: row[name] for name in ("number", "file", "content")}
+        short |= {"status": "done", "step": "", "error": "", "reason": "", "is_unexpected": False}
+        try:
+            if shards.read_done(row["file"], row["content"]) is None:
+                rows, faults = _write_one(root, shards, row, settings, seed)
+                shards.write_done(row["file"], row["content"], rows, faults)
+        except Exception as error:  # noqa: BLE001 -- this operator's one boundary
+            progress.finish.remote(row["number"], "failed")
+            return short | failed_outcome("write", error)
+        progress.add.remote("completed", row["frames"])
+        progress.finish.remote(row["number"], "done")
+        return short
+
+    return write
+
+
+def _write_one(
+    root: str, shards: ShardsDir, row: Row, settings: ShardSettings, seed: int
+) -> tuple[list[IndexRow], list[Fault]]:
+    path = shards.folder / row["file"]
+    if row["file"] == DRAWN_MASKS:
+        families = get_args(Family)
+        rows = write_drawn_masks(path, families, masks_per_family=row["count"], seed=seed, settings=settings)
+        return rows, []
+    if row["path"]:
+        return write_object_masks(root, path, Entry(row["path"], row["kind"]), settings), []
+    ranges: list[Range] = []
+    faults: list[Fault] = []
+    sources: dict[str, Source] = {}
+    for part in row["ranges"]:
+        found = Range(part["sha256"], part["start"], part["stop"])
+        source = sources.get(found.sha256) or (shards.read_source(part["path"]) if part["path"] else None)
+        if source is None:
+            gone = CorpusError(f"the video {found.sha256[:16]} is planned for this shard, and gone from the corpus")
+            faults.append(Fault(*found, gone))
+            continue
+        sources[found.sha256] = source
+        ranges.append(found)
+    rows, more = write_clips(root, path, ranges, sources, settings)
+    return rows, faults + more
+
+
+def _count_clips(videos: Iterable[Row], index: Iterable[IndexRow], faults: Iterable[Row]) -> None:
+    """Set what came of each video: its clips, and a status where frames are missing."""
+    clips: dict[str, Counter[str]] = defaultdict(Counter)
+    for entry in index:
+        if entry["table"] == "clips":
+            clips[entry["id"].split("-")[0]].update(clips=1, frames=entry["num_frames"])
+    first_fault: dict[str, Row] = {}
+    for each in faults:
+        first_fault.setdefault(each["sha256"], each)
+    for row in videos:
+        if row["status"] != "done":
+            continue
+        count = clips[row["sha256"][:16]]
+        row |= {"clips": count["clips"], "clip_frames": count["frames"]}
+        if row["sha256"] in first_fault:
+            fault = first_fault[row["sha256"]]
+            row |= {name: fault[name] for name in ("step", "error", "reason", "is_unexpected")}
+            row["status"] = "partial" if count["clips"] else "failed"
+        elif not count["clips"]:
+            row |= failed_outcome("cut", CorpusError(f"{row['path']}: no shot is as long as shards.min_clip_frames"))
+
+
+def _write_table(path: Path, rows: Sequence[Row], schema: pa.Schema) -> None:
+    table = pa.Table.from_pylist([{name: row[name] for name in schema.names} for row in rows], schema)
+    with published(path) as temporary:
+        pq.write_table(table, temporary)
+
+
+def _report(videos: Sequence[Row], index: Sequence[IndexRow], shards: ShardsDir, seconds: float) -> int:
+    for row in videos:
+        if row["status"] in ("failed", "partial"):
+            log.error("%s at %s: %s", row["status"], row["step"], row["reason"])
+    statuses = Counter(row["status"] for row in videos)
+    clips = [row for row in index if row["table"] == "clips"]
+    frames = sum(row["num_frames"] for row in clips)
+    log.info(
+        "%d clips (%d frames, %.1f MB; %s) and %d masks of %d videos (%s), in %.0f s; index: %s",
+        len(clips),
+        frames,
+        sum(row["num_bytes"] for row in clips) / 1e6,
+        ", ".join(f"{count} {split}" for split, count in sorted(Counter(row["split"] for row in clips).items())),
+        len(index) - len(clips),
+        len(videos),
+        ", ".join(f"{count} {status}" for status, count in sorted(statuses.items())),
+        seconds,
+        shards.folder / INDEX_FILE,
+    )
+    return 1 if statuses["failed"] or statuses["partial"] else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

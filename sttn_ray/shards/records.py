@@ -1,0 +1,95 @@
+"""What a build of shards leaves behind to go on from, each written whole.
+
+Below the shards' folder:
+
+- `index.parquet`: every clip and mask; written last, so that its presence means done
+- `videos.parquet`: a row for every video of the corpus, and what became of it
+- `clips/shard-00000.parquet`, `masks/drawn.parquet`, `masks/objects-KEY.parquet`
+- `_sttn/shards.json`: the settings all shards here were made with
+- `_sttn/videos/KEY.json`: a video as found, KEY from its path; `_sttn/plan.json`: which frames lie in which shard
+- `_sttn/done/clips-shard-00000.json`: a shard file that is done: its rows of the index, and what failed in it
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sttn_ray.corpus import Entry, Source
+from sttn_ray.errors import failed_outcome
+from sttn_ray.shards.plan import Range
+from sttn_ray.shards.write import Fault, IndexRow
+from sttn_ray.storage import file_stats, is_file, read_record, write_record
+
+STATE_DIR = "_sttn"
+
+
+class ShardsDir:
+    """The records of one folder of shards."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self._state = self.folder / STATE_DIR
+
+    @property
+    def settings_path(self) -> Path:
+        return self._state / "shards.json"
+
+    def read_source(self, path: str) -> Source | None:
+        """A video as found before, by its path in the corpus."""
+        data = read_record(self._source_path(path))
+        return None if data is None else Source.from_dict(data["source"])
+
+    def source_is_current(self, root: str, path: str) -> bool:
+        """Whether a video's files have the sizes and times of change that they had when it was read."""
+        data = read_record(self._source_path(path))
+        return data is not None and data["stats"] == file_stats(str(Path(root) / path))
+
+    def write_source(self, root: str, source: Source, stats: list[Any]) -> None:
+        write_record(self._source_path(source.path), {"source": source.as_dict(), "stats": stats})
+
+    def read_plan(self) -> list[list[Range]]:
+        data = read_record(self._state / "plan.json")
+        return [] if data is None else [[Range(*part) for part in shard] for shard in data["shards"]]
+
+    def write_plan(self, plan: Sequence[Sequence[Range]]) -> None:
+        write_record(self._state / "plan.json", {"shards": plan})
+
+    def read_done(self, file: str, content_hash: str) -> dict[str, Any] | None:
+        """The record of a shard file if it was made of this content and the file is there, whole and unchanged."""
+        record = read_record(self._done_path(file))
+        if record is None or record["content"] != content_hash:
+            return None
+        if record["rows"] and not is_file(self.folder / file, record):
+            return None
+        return record
+
+    def write_done(self, file: str, content_hash: str, rows: Sequence[IndexRow], faults: Sequence[Fault]) -> None:
+        path = self.folder / file
+        record = {
+            "content": content_hash,
+            "rows": rows,
+            "num_bytes": path.stat().st_size if rows else 0,
+            "sha256": rows[0]["file_sha256"] if rows else "",
+            "faults": [
+                {"sha256": f.sha256, "start": f.start, "stop": f.stop, **failed_outcome("decode", f.error)}
+                for f in faults
+            ],
+        }
+        write_record(self._done_path(file), record)
+
+    def _source_path(self, path: str) -> Path:
+        return self._state / "videos" / f"{path_key(path)}.json"
+
+    def _done_path(self, file: str) -> Path:
+        return self._state / "done" / f"{file.removesuffix('.parquet').replace('/', '-')}.json"
+
+
+def path_key(path: str) -> str:
+    """A file name for a path of a corpus."""
+    return hashlib.sha256(path.encode()).hexdigest()[:24]
+
+
+def object_masks_file(entry: Entry) -> str:
+    """The shard file of a folder or zip of object masks."""
+    return f"masks/objects-{path_key(entry.path)}.parquet"

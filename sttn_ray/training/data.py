@@ -1,0 +1,92 @@
+"""From positions to batches: clips read from shards, with their masks."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from sttn_ray.masks.draw import Family, draw_masks
+from sttn_ray.samples import Sample, clip_at, draw_sample
+from sttn_ray.shards.read import ShardIndex, read_clip, read_masks
+
+
+class Batch(NamedTuple):
+    """Clips and masks of a step.
+
+    Shapes: frames (B, T, 3, H, W) and masks (B, T, 1, H, W), uint8: 0 to 255, and 1 = hole.
+    """
+
+    clip_ids: list[str]
+    frames: Tensor
+    masks: Tensor
+
+
+class ClipDataset(Dataset[tuple[str, NDArray[np.uint8], NDArray[np.uint8]]]):
+    """The endless list of samples, by position: clip id, frames (T, H, W, 3), masks (T, H, W)."""
+
+    def __init__(
+        self,
+        folder: str | Path,
+        index: ShardIndex,
+        *,
+        sample_frames: int,
+        weights: Mapping[Family, float],
+        seed: int,
+    ) -> None:
+        self._folder, self._index, self._seed = folder, index, seed
+        self._sample_frames, self._weights = sample_frames, dict(weights)
+
+    def __getitem__(self, position: int) -> tuple[str, NDArray[np.uint8], NDArray[np.uint8]]:
+        epoch, number = clip_at(position, num_clips=len(self._index.clips), seed=self._seed)
+        clip = self._index.clips[number]
+        sample = draw_sample(
+            clip.id,
+            clip.num_frames,
+            sample_frames=self._sample_frames,
+            weights=self._weights,
+            seed=self._seed,
+            epoch=epoch,
+        )
+        frames = read_clip(self._folder, clip, sample.frames)
+        if sample.is_flipped:
+            frames = frames[:, :, ::-1]
+        masks = self._masks(sample)
+        return clip.id, np.ascontiguousarray(frames), masks.astype(np.uint8)
+
+    def _masks(self, sample: Sample) -> NDArray[np.bool_]:
+        objects = self._index.object_masks
+        if sample.family != "object" or not objects:
+            return draw_masks(
+                sample.family,
+                height=self._index.height,
+                width=self._index.width,
+                frames=sample.frames,
+                rng=sample.rng,
+            )
+        row = objects[int(sample.rng.integers(len(objects)))]
+        masks = read_masks(self._folder, row, [n % row.num_frames for n in sample.frames])
+        # Flipped on its own, so that a figure of the corpus comes over its own clip in other places too.
+        return masks[:, :, ::-1] if sample.rng.random() < 0.5 else masks
+
+
+def make_loader(dataset: ClipDataset, batches: Iterable[Sequence[int]], *, num_processes: int) -> DataLoader[Batch]:
+    """Batches in the order of their positions; with `num_processes` > 0 they are read ahead by as many processes."""
+    return DataLoader(
+        dataset,  # type: ignore[arg-type]  # it holds samples, of which `_collate` makes batches
+        batch_sampler=batches,  # type: ignore[arg-type]  # any iterable of lists serves
+        num_workers=num_processes,
+        collate_fn=_collate,
+        # A fork would copy the locks of whatever threads Ray and Arrow run in a worker.
+        multiprocessing_context="spawn" if num_processes else None,
+    )
+
+
+def _collate(samples: Sequence[tuple[str, NDArray[np.uint8], NDArray[np.uint8]]]) -> Batch:
+    ids, frames, masks = zip(*samples, strict=True)
+    channels_last = torch.from_numpy(np.stack(frames))
+    return Batch(list(ids), channels_last.permute(0, 1, 4, 2, 3), torch.from_numpy(np.stack(masks))[:, :, None])

@@ -1,0 +1,106 @@
+"""What a training is made of at one step, and its checkpoint: tensors, numbers and strings only."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from sttn_ray.errors import CheckpointError
+from sttn_ray.model.discriminator import Discriminator
+from sttn_ray.model.generator import Generator, GeneratorConfig, Initialization
+from sttn_ray.model.weights import FORMAT_VERSION, read_checkpoint
+
+
+@dataclass
+class TrainState:
+    """Both networks, which may be wrapped for several workers, their optimizers, and the steps that are done."""
+
+    generator: nn.Module
+    discriminator: nn.Module
+    generator_optimizer: torch.optim.Optimizer
+    discriminator_optimizer: torch.optim.Optimizer
+    step: int = 0
+
+
+def create_networks(
+    config: GeneratorConfig, *, seed: int, initialization: Initialization
+) -> tuple[Generator, Discriminator]:
+    """Networks with the weights that a seed gives; every worker makes the same."""
+    torch.manual_seed(seed)
+    generator, discriminator = Generator(config), Discriminator(channels=discriminator_channels(config))
+    if initialization == "kaiming":
+        _start_fast(generator)
+    return generator, discriminator
+
+
+def discriminator_channels(config: GeneratorConfig) -> int:
+    """A quarter of the generator's, as published (64 for 256)."""
+    return config.channels // 4
+
+
+def create_state(generator: nn.Module, discriminator: nn.Module, *, beta1: float, beta2: float) -> TrainState:
+    """The state before the first step, with an Adam for each network; each step sets the learning rate."""
+    return TrainState(
+        generator,
+        discriminator,
+        generator_optimizer=torch.optim.Adam(generator.parameters(), betas=(beta1, beta2)),
+        discriminator_optimizer=torch.optim.Adam(discriminator.parameters(), betas=(beta1, beta2)),
+    )
+
+
+def save_state(path: Path, state: TrainState) -> None:
+    """Write a checkpoint: all that is needed to go on, in a layout that `load_generator` reads too."""
+    generator = unwrapped(state.generator)
+    assert isinstance(generator, Generator)
+    torch.save(
+        {
+            "format_version": FORMAT_VERSION,
+            "model": generator.config.as_dict(),
+            "step": state.step,
+            "generator": generator.state_dict(),
+            "discriminator": unwrapped(state.discriminator).state_dict(),
+            "generator_optimizer": state.generator_optimizer.state_dict(),
+            "discriminator_optimizer": state.discriminator_optimizer.state_dict(),
+        },
+        path,
+    )
+
+
+def load_state(path: Path, state: TrainState) -> None:
+    """Set a state to a checkpoint's.
+
+    Raises:
+        CheckpointError: it cannot be read, or is of another network.
+    """
+    data: dict[str, Any] = read_checkpoint(path)
+    try:
+        unwrapped(state.generator).load_state_dict(data["generator"])
+        unwrapped(state.discriminator).load_state_dict(data["discriminator"])
+        state.generator_optimizer.load_state_dict(data["generator_optimizer"])
+        state.discriminator_optimizer.load_state_dict(data["discriminator_optimizer"])
+        state.step = int(data["step"])
+    except (KeyError, RuntimeError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{path}: does not hold a training of this network ({error})") from error
+
+
+def unwrapped(network: nn.Module) -> nn.Module:
+    """The network itself, where it is wrapped for several workers."""
+    inner = getattr(network, "module", network)
+    assert isinstance(inner, nn.Module)
+    return inner
+
+
+def _start_fast(generator: Generator) -> None:
+    """Weights by He's rule at half its size, and a last layer of zeros: the first pictures are gray.
+
+    The published N(0, 0.02) shrinks what passes through each layer, from which training takes long to recover.
+    """
+    for layer in generator.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, a=0.2)
+            layer.weight.data.mul_(0.5)
+    last = generator.decoder[-1]
+    assert isinstance(last, nn.Conv2d)
+    nn.init.zeros_(last.weight)
