@@ -115,7 +115,7 @@ class ModelSection(_Section):
     preset: Preset = Field("sttn", description="sttn: as published, 432x240; small: 240x144, for two cores")
     mask_keys: bool = Field(True, description="attention without keys in the hole, as in the paper")
     initialization: Initialization = Field(
-        "published", description="of the weights: published, N(0, 0.02); or kaiming, which starts faster"
+        "published", description="of the weights: published, N(0, 0.02); or fast, for short trainings"
     )
 
 

@@ -153,6 +153,7 @@ def train_worker(job: dict[str, Any]) -> None:
     `job` holds the experiment as plain values, run_dir, shards_dir and device.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
     experiment = Experiment.model_validate(job["experiment"])
     options, context = experiment.train, ray.train.get_context()
     rank, num_workers = context.get_world_rank(), context.get_world_size()

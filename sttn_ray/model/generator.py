@@ -38,7 +38,7 @@ class GeneratorConfig:
 
 
 Preset = Literal["sttn", "small"]
-Initialization = Literal["published", "kaiming"]
+Initialization = Literal["published", "fast"]
 PRESETS: dict[Preset, GeneratorConfig] = {
     # The published network. Its released weights were trained without masked keys (decision D-1).
     "sttn": GeneratorConfig(channels=256, num_blocks=8, width=432, height=240, mask_keys=False),

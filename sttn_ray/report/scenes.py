@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from sttn_ray.video.write import SAMPLE_RATE
 
-WIDTH, HEIGHT, FPS = 384, 224, 25
-_MARGIN = 96  # how far the camera can move
+WIDTH, HEIGHT, FPS = 288, 160, 25
+_MARGIN = 72  # how far the camera can move
 
 Pictures = NDArray[np.uint8]
 

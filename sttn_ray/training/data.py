@@ -61,13 +61,16 @@ class ClipDataset(Dataset[tuple[str, NDArray[np.uint8], NDArray[np.uint8]]]):
     def _masks(self, sample: Sample) -> NDArray[np.bool_]:
         objects = self._index.object_masks
         if sample.family != "object" or not objects:
-            return draw_masks(
+            # Frames of a short clip repeat, which a mask's motion does not.
+            numbers, places = np.unique(sample.frames, return_inverse=True)
+            masks = draw_masks(
                 sample.family,
                 height=self._index.height,
                 width=self._index.width,
-                frames=sample.frames,
+                frames=numbers.tolist(),
                 rng=sample.rng,
             )
+            return masks[places]
         row = objects[int(sample.rng.integers(len(objects)))]
         masks = read_masks(self._folder, row, [n % row.num_frames for n in sample.frames])
         # Flipped on its own, so that a figure of the corpus comes over its own clip in other places too.

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from sttn_ray.errors import CheckpointError
+from sttn_ray.model.attention import LEAK
 from sttn_ray.model.discriminator import Discriminator
 from sttn_ray.model.generator import Generator, GeneratorConfig, Initialization
 from sttn_ray.model.weights import FORMAT_VERSION, read_checkpoint
@@ -30,7 +31,7 @@ def create_networks(
     """Networks with the weights that a seed gives; every worker makes the same."""
     torch.manual_seed(seed)
     generator, discriminator = Generator(config), Discriminator(channels=discriminator_channels(config))
-    if initialization == "kaiming":
+    if initialization == "fast":
         _start_fast(generator)
     return generator, discriminator
 
@@ -93,14 +94,23 @@ def unwrapped(network: nn.Module) -> nn.Module:
 
 
 def _start_fast(generator: Generator) -> None:
-    """Weights by He's rule at half its size, and a last layer of zeros: the first pictures are gray.
+    """Weights by He's rule, with branches that begin small: the network starts as an encoder and a decoder.
 
-    The published N(0, 0.02) shrinks what passes through each layer, from which training takes long to recover.
+    The published N(0, 0.02) shrinks what passes through each layer, from which training takes long to recover. What
+    ends a residual branch, and the last layer, begins at a tenth; queries and keys at half, so that attention begins
+    near the mean.
     """
-    for layer in generator.modules():
+    for name, layer in generator.named_modules():
         if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, a=0.2)
-            layer.weight.data.mul_(0.5)
-    last = generator.decoder[-1]
-    assert isinstance(last, nn.Conv2d)
-    nn.init.zeros_(last.weight)
+            nn.init.kaiming_normal_(layer.weight, a=LEAK)
+            layer.weight.data.mul_(next((scale for part, scale in _SCALES.items() if part in name), 1.0))
+
+
+# By a part of the layer's name, as published.
+_SCALES = {
+    "output_linear": 0.1,
+    "feed_forward.conv.2": 0.1,
+    "query_embedding": 0.5,
+    "key_embedding": 0.5,
+    "decoder.6": 0.1,
+}

@@ -58,7 +58,7 @@ def words(shards: Path, run_dir: Path, num_workers: int, *more: str) -> list[str
         f"shards.dir={shards}",
         f"run.dir={run_dir}",
         "model.preset=small",
-        "model.initialization=kaiming",
+        "model.initialization=fast",
         f"train.num_steps={NUM_STEPS}",
         "train.batch_size=2",
         f"train.num_workers={num_workers}",
