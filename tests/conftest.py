@@ -1,8 +1,10 @@
 """Options of the test run."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -16,3 +18,12 @@ def media(request: pytest.FixtureRequest) -> Path:
     if folder is None:
         pytest.skip("needs --media DIR")
     return folder.absolute()
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tiny networks gain nothing from threads, and lose much where another process is busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

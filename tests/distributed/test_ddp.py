@@ -3,7 +3,6 @@
 Workers find each other by a file, and compute on the CPU with gloo.
 """
 
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -39,15 +38,6 @@ class Told(NamedTuple):
     losses: list[dict[str, Tensor]]
     gradients: list[dict[str, Tensor]]
     tensors: dict[str, Tensor]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """As in the workers: with more threads, convolutions sum in another order."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def make_state(dtype: torch.dtype, *, seed: int, num_workers: int) -> TrainState:
@@ -105,7 +95,7 @@ def work(rank: int, num_workers: int, folder: Path, resume_from: Path | None) ->
         init_method=f"file://{folder}/rendezvous",
         rank=rank,
         world_size=num_workers,
-        timeout=timedelta(seconds=60),
+        timeout=timedelta(seconds=300),
     )
     if resume_from is None:
         exact = train(make_state(torch.float64, seed=0, num_workers=num_workers), rank=rank, num_workers=num_workers)

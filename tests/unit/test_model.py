@@ -20,15 +20,6 @@ from sttn_ray.model.generator import (
 TINY = GeneratorConfig(channels=16, num_blocks=2, width=96, height=48, mask_keys=True)
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> object:
-    """Tiny networks gain nothing from threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def make_generator(*, mask_keys: bool) -> Generator:
     """Weights of the size of trained ones: at N(0, 0.02) every output would be close to 0."""
     generator = Generator(replace(TINY, mask_keys=mask_keys)).eval()
