@@ -138,23 +138,27 @@ def run(experiment: Experiment) -> int:
     shards.write_plan(plan)
     todo = _shards_to_do(root, plan, videos, corpus, experiment.shards.masks_per_family)
     index, faults, failed = _write_shards(root, shards, todo, settings, experiment.run.seed, interval_s)
-    _count_clips(videos, index, faults)
-    _write_table(shards.folder / "videos.parquet", videos, VIDEOS_SCHEMA)
     for row in failed:
         log.error("%s: not written: %s", row["file"], row["reason"])
     # Object masks that cannot be read are left out; a missing file of clips would be a hole in the corpus.
     if missing := [row for row in failed if row["is_unexpected"] or not row["file"].startswith("masks/objects-")]:
         raise ShardError(
-            f"{shards.folder}: {len(missing)} of {len(todo)} shards were not written, so there is no {INDEX_FILE} yet; "
+            f"{shards.folder}: {len(missing)} of {len(todo)} shards were not written, so {INDEX_FILE} was not written; "
             "mend the cause and give the same command again"
         )
+    _count_clips(videos, index, faults)
+    _write_table(shards.folder / "videos.parquet", videos, VIDEOS_SCHEMA)
     if not any(row["table"] == "clips" for row in index):
         for row in videos:
             log.error("%s: %s at %s: %s", row["path"], row["status"], row["step"], row["reason"])
         raise CorpusError(f"{root}: not one clip could be made of its {len(videos)} videos")
     _write_table(shards.folder / INDEX_FILE, index, INDEX_SCHEMA)
     status = _report(videos, index, shards, time.monotonic() - start_s)
-    return 1 if failed else status
+    known = {row["sha256"] for row in videos}
+    gone = {fault["sha256"]: fault["reason"] for fault in faults if fault["sha256"] not in known}
+    for reason in gone.values():
+        log.error("%s", reason)
+    return 1 if failed or gone else status
 
 
 def _check(experiment: Experiment) -> None:
@@ -322,7 +326,8 @@ def make_write_fn(
         short = {name: row[name] for name in ("number", "file", "content")}
         short |= {"status": "done", "step": "", "error": "", "reason": "", "is_unexpected": False}
         try:
-            if shards.read_done(row["file"], row["content"]) is None:
+            present = {part["sha256"] for part in row["ranges"] if part["path"]}
+            if shards.read_done(row["file"], row["content"], present) is None:
                 rows, faults = _write_one(root, shards, row, settings, seed)
                 shards.write_done(row["file"], row["content"], rows, faults)
         except Exception as error:  # noqa: BLE001 -- this operator's one boundary
@@ -353,7 +358,7 @@ def _write_one(
         source = sources.get(found.sha256) or (shards.read_source(part["path"]) if part["path"] else None)
         if source is None:
             gone = CorpusError(f"the video {found.sha256[:16]} is planned for this shard, and gone from the corpus")
-            faults.append(Fault(*found, gone))
+            faults.append(Fault(*found, gone, "gone"))
             continue
         sources[found.sha256] = source
         ranges.append(found)

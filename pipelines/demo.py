@@ -26,8 +26,9 @@ from PIL import Image
 from sttn_ray import train
 from sttn_ray.config import Experiment, apply_override, run_program
 from sttn_ray.corpus import Entry, find_entries, index_source, read_pictures
-from sttn_ray.errors import ConfigError, SttnError
+from sttn_ray.errors import ConfigError, CorpusError, SttnError
 from sttn_ray.fills import fill_mean_color, fill_telea, fill_temporal_median
+from sttn_ray.images import image_names
 from sttn_ray.masks.boxes import draw_boxes, parse_boxes
 from sttn_ray.masks.draw import FAMILIES, Family, draw_masks
 from sttn_ray.masks.hole import make_hole
@@ -109,7 +110,8 @@ def run(experiment: Experiment) -> int:
         f"shards.dir={folder / 'shards'}",
         f"run.dir={folder / 'run'}",
         f"inpaint.catalog={catalog}",
-        f"inpaint.output={folder / 'completed'}",
+        # Of its own for each number of steps: a training that goes on gives another network.
+        f"inpaint.output={folder / f'completed-{experiment.train.num_steps}'}",
         f"inpaint.checkpoint={folder / 'run' / train.GENERATOR_FILE}",
     ):
         experiment = apply_override(experiment, word)
@@ -155,17 +157,29 @@ def _real_corpus(folder: Path, experiment: Experiment) -> dict[str, Pictures]:
     if not kept_back:
         raise ConfigError(f"demo.media={media}: holds one video; give two or more, to train on some and show others")
     for entry in entries:
-        link = folder / "corpus" / entry.path
-        if entry not in kept_back and not link.is_symlink():
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(Path(media) / entry.path)
+        if entry not in kept_back:
+            _link(Path(media), entry, folder / "corpus")
     truths = {}
     for entry in kept_back:
         try:
-            truths[Path(entry.path).stem] = _beginning(media, entry, Fraction(str(experiment.corpus.frames_fps)))
+            name = Path(entry.path).with_suffix("").as_posix().replace("/", "-")
+            truths[name] = _beginning(media, entry, Fraction(str(experiment.corpus.frames_fps)))
         except SttnError as error:
             log.warning("not shown: %s", error)
+    if not truths:
+        raise ConfigError(f"demo.media={media}: none of the {len(kept_back)} videos that were held out can be read")
     return truths
+
+
+def _link(media: Path, entry: Entry, corpus: Path) -> None:
+    """Link a video's files, never a whole folder, in which others may lie that are held out."""
+    where = media / entry.path
+    names = image_names(str(where), CorpusError) if entry.kind == "frames" else [""]
+    for name in names:
+        link = corpus / entry.path / name
+        if not link.is_symlink():
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(where / name)
 
 
 def _beginning(media: str, entry: Entry, frames_fps: Fraction) -> Pictures:
@@ -238,7 +252,7 @@ def _write_report(folder: Path, held_out: Sequence[HeldOut], experiment: Experim
     rows: list[tuple[str, list[float]]] = []
     sections = []
     for clip in held_out:
-        after = write.read_pictures(folder / "completed" / f"{clip.name}.mp4")
+        after = write.read_pictures(Path(experiment.inpaint.output or "") / f"{clip.name}.mp4")
         before = write.read_pictures(folder / "held-out" / f"{clip.name}.mp4")
         # The fills get the same hole: the encoder smears what is laid over beyond its mask.
         px = experiment.inpaint.dilation_px

@@ -37,7 +37,7 @@ from sttn_ray import cluster
 from sttn_ray.config import Experiment, run_program, to_yaml
 from sttn_ray.errors import ConfigError, SttnError
 from sttn_ray.model.generator import PRESETS, GeneratorConfig
-from sttn_ray.model.weights import load_generator, save_generator
+from sttn_ray.model.weights import load_generator, read_checkpoint, save_generator
 from sttn_ray.samples import worker_batches
 from sttn_ray.shards.read import INDEX_FILE, read_index
 from sttn_ray.storage import claim, file_sha256, published, read_record, require_local, write_record
@@ -85,7 +85,7 @@ def run(experiment: Experiment) -> int:
         )
     _claim(run_dir, experiment, shards_dir)
     done = read_record(run_dir / "done.json")
-    if done is not None and done["step"] >= options.num_steps:
+    if done is not None and done["step"] >= options.num_steps and (run_dir / GENERATOR_FILE).is_file():
         log.info("%s: already trained, %d steps; %s", run_dir, done["step"], run_dir / GENERATOR_FILE)
         return 0
     cluster.connect()
@@ -139,11 +139,13 @@ def run(experiment: Experiment) -> int:
         log.error("training failed: %s", _cause(error))
         log.error("the same command goes on from the last checkpoint in %s", run_dir / "checkpoints")
         return 1
+    # Also where all steps were done before, by a driver that was killed: Ray keeps note of the last checkpoint.
     assert result.checkpoint is not None
     with result.checkpoint.as_directory() as folder, published(run_dir / GENERATOR_FILE) as temporary:
+        step = read_checkpoint(Path(folder) / STATE_FILE)["step"]
         save_generator(temporary, load_generator(Path(folder) / STATE_FILE))
-    write_record(run_dir / "done.json", {"step": options.num_steps})
-    log.info("trained to step %d; the generator: %s", options.num_steps, run_dir / GENERATOR_FILE)
+    write_record(run_dir / "done.json", {"step": step})
+    log.info("trained to step %d; the generator: %s", step, run_dir / GENERATOR_FILE)
     return 0
 
 
@@ -152,8 +154,10 @@ def train_worker(job: dict[str, Any]) -> None:
 
     `job` holds the experiment as plain values, run_dir, shards_dir and device.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("ray.train").setLevel(logging.WARNING)
+    # Our lines alone: at this level Ray tells every report of every worker.
+    log.addHandler(logging.StreamHandler(sys.stderr))
+    log.setLevel(logging.INFO)
+    log.propagate = False
     experiment = Experiment.model_validate(job["experiment"])
     options, context = experiment.train, ray.train.get_context()
     rank, num_workers = context.get_world_rank(), context.get_world_size()
@@ -209,9 +213,6 @@ def train_worker(job: dict[str, Any]) -> None:
                 _report(state, {"step": state.step, **metrics}, rank)
     if writer is not None:
         writer.close()
-    if first_step >= options.num_steps:
-        # A driver was killed after the last checkpoint: its result must hold one.
-        _report(state, {"step": state.step}, rank)
 
 
 def _start(experiment: Experiment, device: torch.device, num_workers: int) -> TrainState:
@@ -266,7 +267,7 @@ def _means(sums: dict[str, Tensor], steps: int, num_workers: int) -> dict[str, f
         values /= num_workers
     means = dict(zip(sums, values.tolist(), strict=True))
     if not torch.isfinite(values).all():
-        raise RuntimeError(f"a loss is not finite: {means}; lower train.learning_rate")
+        raise RuntimeError(f"a loss is not finite: {means}; train in another run.dir with a lower train.learning_rate")
     return means
 
 

@@ -11,7 +11,7 @@ Below the shards' folder:
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +55,15 @@ class ShardsDir:
     def write_plan(self, plan: Sequence[Sequence[Range]]) -> None:
         write_record(self._state / "plan.json", {"shards": plan})
 
-    def read_done(self, file: str, content_hash: str) -> dict[str, Any] | None:
-        """The record of a shard file if it was made of this content and the file is there, whole and unchanged."""
+    def read_done(self, file: str, content_hash: str, present: Collection[str] = ()) -> dict[str, Any] | None:
+        """The record of a shard file if it was made of this content and the file is there, whole and unchanged.
+
+        Not where it was made without a video that was gone then and is among the sha256 `present` now.
+        """
         record = read_record(self._done_path(file))
         if record is None or record["content"] != content_hash:
+            return None
+        if any(fault["step"] == "gone" and fault["sha256"] in present for fault in record["faults"]):
             return None
         if record["rows"] and not is_file(self.folder / file, record):
             return None
@@ -72,7 +77,7 @@ class ShardsDir:
             "num_bytes": path.stat().st_size if rows else 0,
             "sha256": rows[0]["file_sha256"] if rows else "",
             "faults": [
-                {"sha256": f.sha256, "start": f.start, "stop": f.stop, **failed_outcome("decode", f.error)}
+                {"sha256": f.sha256, "start": f.start, "stop": f.stop, **failed_outcome(f.step, f.error)}
                 for f in faults
             ],
         }

@@ -60,7 +60,7 @@ def _verify_file(path: Path, rows: list[dict[str, Any]]) -> list[str]:
                 faults.append(f"{path}: has {file.num_row_groups} row groups, the index names {len(rows)}")
             for row in rows:
                 faults += _verify_row(path, row, file)
-    except (pa.ArrowException, OSError, ValueError, TypeError, IndexError) as error:  # a damaged file may raise any
+    except (pa.ArrowException, OSError, ValueError, TypeError, LookupError) as error:  # a damaged file may raise any
         faults.append(f"{path}: cannot be read ({error})")
     return faults
 

@@ -53,12 +53,13 @@ class ShardSettings:
 
 
 class Fault(NamedTuple):
-    """What went wrong in one range of a video."""
+    """What went wrong in one range of a video: it is "gone" from the corpus, or did not "decode"."""
 
     sha256: str
     start: int
     stop: int
     error: Exception
+    step: str = "decode"
 
 
 def write_clips(

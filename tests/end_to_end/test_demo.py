@@ -21,6 +21,6 @@ def test_demo_writes_the_page(tmp_path: Path) -> None:
         assert text in page
     # Three frames of each of four clips, as before, mask and after; two sheets.
     assert len(list((tmp_path / "demo/report").glob("*.png"))) == 4 * 3 * 3 + 2
-    rows = pq.read_table(tmp_path / "demo/completed/manifest.parquet").to_pylist()
+    rows = pq.read_table(tmp_path / "demo/completed-6/manifest.parquet").to_pylist()
     assert [row["status"] for row in rows] == ["done"] * 4
     assert [row["frames"] for row in rows] == [60] * 4

@@ -232,6 +232,27 @@ def test_new_videos_come_into_new_shards(tmp_path: Path):
 
 
 @pytest.mark.usefixtures("cluster")
+def test_a_video_that_was_away_comes_back(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    root, folder = tmp_path / "videos", tmp_path / "shards"
+    make_video(root / "a.mp4", num_frames=20, seed=1)
+    make_video(root / "b.mp4", num_frames=20, seed=2)
+    assert build(root, folder) == 0
+    whole = contents(folder)
+    lost = next(folder / row["file"] for row in rows_of(folder, "index") if row["source"] == "a.mp4")
+
+    # Its shard is made again while it is away: without it, and that is said.
+    (root / "a.mp4").rename(tmp_path / "a.mp4")
+    lost.unlink()
+    assert build(root, folder) == 1
+    assert "gone from the corpus" in caplog.text
+    assert {row["source"] for row in rows_of(folder, "index") if row["table"] == "clips"} == {"b.mp4"}
+
+    (tmp_path / "a.mp4").rename(root / "a.mp4")
+    assert build(root, folder) == 0
+    assert contents(folder) == whole
+
+
+@pytest.mark.usefixtures("cluster")
 def test_a_corpus_at_another_place_gives_the_same_bytes(built: Built, tmp_path: Path):
     shutil.copytree(built.root, tmp_path / "elsewhere", copy_function=shutil.copyfile)
     assert build(tmp_path / "elsewhere", tmp_path / "b") == 1

@@ -163,6 +163,23 @@ def test_another_number_of_workers_sees_the_same_samples(shards: Path, tmp_path:
 
 
 @pytest.mark.slow
+def test_a_driver_killed_before_it_said_that_all_is_done(shards: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    assert train(*words(shards, run_dir, 1, "train.num_checkpoints=1")).returncode == 0
+    whole = final_state(run_dir)
+    for _ in range(2):
+        (run_dir / "done.json").unlink()
+        (run_dir / "generator.pt").unlink()
+        assert train(*words(shards, run_dir, 1, "train.num_checkpoints=1")).returncode == 0
+        assert (run_dir / "generator.pt").is_file()
+        again = final_state(run_dir)
+        assert all(torch.equal(whole[name], again[name]) for name in whole)
+    longer = train(*words(shards, run_dir, 1, "train.num_checkpoints=1", f"train.num_steps={NUM_STEPS + 2}"))
+    assert longer.returncode == 0, longer.stderr[-2000:]
+    assert steps_done(run_dir) == NUM_STEPS + 2
+
+
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced(shards: Path, tmp_path: Path) -> None:
     assert train(*words(shards, tmp_path / "undisturbed", 2)).returncode == 0
     run = start("sttn_ray.train", *words(shards, tmp_path / "disturbed", 2))
