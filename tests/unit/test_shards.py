@@ -423,7 +423,7 @@ def test_a_damaged_image_costs_its_range_alone(tmp_path: Path):
     source = index(tmp_path, "walk", "frames")
     written = write(tmp_path, tmp_path / "clips/0.parquet", [source], whole(source))
     assert spans(written) == [(0, 20), (40, 60)]
-    ((_, start, stop, error),) = written.faults
+    ((_, start, stop, error, _),) = written.faults
     assert (start, stop) == (20, 40)
     assert isinstance(error, CorpusError)
     assert "33.png: the image is damaged" in str(error)
