@@ -2,7 +2,7 @@
 
 Below the shards' folder:
 
-- `index.parquet`: every clip and mask; written last, so that its presence means done
+- `index.parquet`: every clip and mask; written last, so that it names nothing that is not there
 - `videos.parquet`: a row for every video of the corpus, and what became of it
 - `clips/shard-00000.parquet`, `masks/drawn.parquet`, `masks/objects-KEY.parquet`
 - `_sttn/shards.json`: the settings all shards here were made with

@@ -25,15 +25,6 @@ Pixels = NDArray[np.bool_]
 Draw = Callable[[int, Pixels], None]  # sets a frame's mask, given its number
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny networks gain nothing from threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @lru_cache
 def make_engine(*, num_references: int | None = 7) -> Engine:
     """Weights of the size of trained ones: at N(0, 0.02) every prediction would be gray."""
