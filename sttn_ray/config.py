@@ -129,6 +129,12 @@ class TrainSection(_Section):
     decay_at: Steps = Field((150_000, 300_000), description="steps at each of which the learning rate falls to a tenth")
     beta1: float = Field(0.0, ge=0, lt=1, description="of Adam")
     beta2: float = Field(0.99, ge=0, lt=1, description="of Adam")
+    ema_decay: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="of the mean of the generator's weights over steps, which is the result; 0: the last",
+    )
     hole_weight: float = Field(1.0, ge=0, description="of the error inside the hole")
     valid_weight: float = Field(1.0, ge=0, description="of the error outside the hole")
     adversarial_weight: float = Field(0.01, ge=0, description="of the discriminator's judgment")

@@ -186,6 +186,7 @@ def train_worker(job: dict[str, Any]) -> None:
         valid_weight=options.valid_weight,
         adversarial_weight=options.adversarial_weight,
         adversarial_loss=options.adversarial_loss,
+        ema_decay=options.ema_decay,
     )
     writer = _Writer(Path(job["run_dir"]), first_step) if rank == 0 else None
     sums: dict[str, Tensor] = {}
@@ -226,7 +227,8 @@ def _start(experiment: Experiment, device: torch.device, num_workers: int) -> Tr
         )
         for network in (generator, discriminator)
     )
-    state = create_state(*wrapped, beta1=experiment.train.beta1, beta2=experiment.train.beta2)
+    options = experiment.train
+    state = create_state(*wrapped, beta1=options.beta1, beta2=options.beta2, keeps_average=options.ema_decay > 0)
     if (checkpoint := ray.train.get_checkpoint()) is not None:
         with checkpoint.as_directory() as folder:
             load_state(Path(folder) / STATE_FILE, state)

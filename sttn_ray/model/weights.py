@@ -15,6 +15,8 @@ from sttn_ray.model.discriminator import Discriminator
 from sttn_ray.model.generator import PRESETS, Generator, GeneratorConfig
 
 FORMAT_VERSION = 1
+# Where a training keeps the mean of its generator's weights, it is what is used.
+AVERAGE = "generator_average"
 _MAX_SIDE = 4096  # of channels, blocks, pixels and grids: a header must not ask for all memory
 # What torch.load raises for files that are cut short or are something else.
 _UNREADABLE = (
@@ -62,7 +64,7 @@ def load_generator(path: Path | str, *, mask_keys: bool | None = None) -> Genera
                 f"{path}: checkpoint format {data['format_version']!r}, this version reads "
                 f"{FORMAT_VERSION}; use the sttn-ray that wrote it"
             )
-        state, config = data.get("generator"), _own_config(path, data.get("model"))
+        state, config = data.get(AVERAGE, data.get("generator")), _own_config(path, data.get("model"))
     else:
         state = data.get("netG")
         config = _published_config(state) if isinstance(state, dict) else PRESETS["sttn"]

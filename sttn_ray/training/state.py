@@ -1,5 +1,6 @@
 """What a training is made of at one step, and its checkpoint: tensors, numbers and strings only."""
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,17 +12,22 @@ from sttn_ray.errors import CheckpointError
 from sttn_ray.model.attention import LEAK
 from sttn_ray.model.discriminator import Discriminator
 from sttn_ray.model.generator import Generator, GeneratorConfig, Initialization
-from sttn_ray.model.weights import FORMAT_VERSION, read_checkpoint
+from sttn_ray.model.weights import AVERAGE, FORMAT_VERSION, read_checkpoint
 
 
 @dataclass
 class TrainState:
-    """Both networks, which may be wrapped for several workers, their optimizers, and the steps that are done."""
+    """Both networks, which may be wrapped for several workers, their optimizers, and the steps that are done.
+
+    Attributes:
+        average: the mean of the generator's weights over its steps, the last ones weighing most; None: not kept.
+    """
 
     generator: nn.Module
     discriminator: nn.Module
     generator_optimizer: torch.optim.Optimizer
     discriminator_optimizer: torch.optim.Optimizer
+    average: nn.Module | None = None
     step: int = 0
 
 
@@ -41,13 +47,16 @@ def discriminator_channels(config: GeneratorConfig) -> int:
     return config.channels // 4
 
 
-def create_state(generator: nn.Module, discriminator: nn.Module, *, beta1: float, beta2: float) -> TrainState:
+def create_state(
+    generator: nn.Module, discriminator: nn.Module, *, beta1: float, beta2: float, keeps_average: bool = False
+) -> TrainState:
     """The state before the first step, with an Adam for each network; each step sets the learning rate."""
     return TrainState(
         generator,
         discriminator,
         generator_optimizer=torch.optim.Adam(generator.parameters(), betas=(beta1, beta2)),
         discriminator_optimizer=torch.optim.Adam(discriminator.parameters(), betas=(beta1, beta2)),
+        average=copy.deepcopy(unwrapped(generator)).requires_grad_(False) if keeps_average else None,
     )
 
 
@@ -55,18 +64,18 @@ def save_state(path: Path, state: TrainState) -> None:
     """Write a checkpoint: all that is needed to go on, in a layout that `load_generator` reads too."""
     generator = unwrapped(state.generator)
     assert isinstance(generator, Generator)
-    torch.save(
-        {
-            "format_version": FORMAT_VERSION,
-            "model": generator.config.as_dict(),
-            "step": state.step,
-            "generator": generator.state_dict(),
-            "discriminator": unwrapped(state.discriminator).state_dict(),
-            "generator_optimizer": state.generator_optimizer.state_dict(),
-            "discriminator_optimizer": state.discriminator_optimizer.state_dict(),
-        },
-        path,
-    )
+    data = {
+        "format_version": FORMAT_VERSION,
+        "model": generator.config.as_dict(),
+        "step": state.step,
+        "generator": generator.state_dict(),
+        "discriminator": unwrapped(state.discriminator).state_dict(),
+        "generator_optimizer": state.generator_optimizer.state_dict(),
+        "discriminator_optimizer": state.discriminator_optimizer.state_dict(),
+    }
+    if state.average is not None:
+        data[AVERAGE] = state.average.state_dict()
+    torch.save(data, path)
 
 
 def load_state(path: Path, state: TrainState) -> None:
@@ -81,6 +90,8 @@ def load_state(path: Path, state: TrainState) -> None:
         unwrapped(state.discriminator).load_state_dict(data["discriminator"])
         state.generator_optimizer.load_state_dict(data["generator_optimizer"])
         state.discriminator_optimizer.load_state_dict(data["discriminator_optimizer"])
+        if state.average is not None:
+            state.average.load_state_dict(data[AVERAGE])
         state.step = int(data["step"])
     except (KeyError, RuntimeError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path}: does not hold a training of this network ({error})") from error

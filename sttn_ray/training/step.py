@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sttn_ray.model.losses import (
     AdversarialLoss,
@@ -18,7 +18,7 @@ from sttn_ray.training.state import TrainState, unwrapped
 
 @dataclass(frozen=True, kw_only=True)
 class StepSettings:
-    """What a step is told: the learning rate, and the weights and kind of the losses (paper, section 3.3)."""
+    """What a step is told: the learning rate, the weights and kind of the losses (paper, section 3.3), the average."""
 
     learning_rate: float
     decay_at: tuple[int, ...]
@@ -26,6 +26,7 @@ class StepSettings:
     valid_weight: float
     adversarial_weight: float
     adversarial_loss: AdversarialLoss
+    ema_decay: float = 0.0
 
 
 def train_step(state: TrainState, frames: Tensor, masks: Tensor, settings: StepSettings) -> dict[str, Tensor]:
@@ -78,12 +79,29 @@ def train_step(state: TrainState, frames: Tensor, masks: Tensor, settings: StepS
     judge.requires_grad_(True)
 
     state.step += 1
+    if state.average is not None:
+        _follow(state.average, unwrapped(state.generator), average_share(state.step, decay=settings.ema_decay))
     return {
         "hole": loss_hole.detach(),
         "valid": loss_valid.detach(),
         "adversarial": loss_adversarial.detach(),
         "discriminator": loss_discriminator.detach(),
     }
+
+
+def average_share(step: int, *, decay: float) -> float:
+    """The share of the newest weights in their average after a step (counted from 1).
+
+    Exponential, 1 - decay, once there are steps enough; before, about a tenth of the steps counts, so that the random
+    weights of the start are soon forgotten (the ramp of TensorFlow's ExponentialMovingAverage).
+    """
+    return 1 - min(decay, step / (9 + step))
+
+
+@torch.no_grad()
+def _follow(average: nn.Module, network: nn.Module, share: float) -> None:
+    for mean, newest in zip(average.parameters(), network.parameters(), strict=True):
+        mean.lerp_(newest, share)
 
 
 def to_device(frames: Tensor, masks: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:

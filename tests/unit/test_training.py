@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from sttn_ray.training.data import ClipDataset, make_loader
 from sttn_ray.training.metrics import MetricsFile, describe, duration, read_metrics
 from sttn_ray.training.schedule import learning_rate
 from sttn_ray.training.state import TrainState, create_networks, create_state, load_state, save_state
-from sttn_ray.training.step import StepSettings, to_device, train_step
+from sttn_ray.training.step import StepSettings, average_share, to_device, train_step
 
 TINY = GeneratorConfig(channels=16, num_blocks=1, width=96, height=48, mask_keys=True)
 SETTINGS = StepSettings(
@@ -35,12 +36,13 @@ SETTINGS = StepSettings(
     adversarial_weight=0.01,
     adversarial_loss="hinge",
 )
+AVERAGING = replace(SETTINGS, ema_decay=0.5)
 WEIGHTS = dict.fromkeys(FAMILIES, 1.0)
 
 
-def make_state(seed: int = 0) -> TrainState:
+def make_state(seed: int = 0, *, keeps_average: bool = False) -> TrainState:
     networks = create_networks(TINY, seed=seed, initialization="fast")
-    return create_state(*networks, beta1=0.0, beta2=0.99)
+    return create_state(*networks, beta1=0.0, beta2=0.99, keeps_average=keeps_average)
 
 
 def make_batch(step: int) -> tuple[Tensor, Tensor]:
@@ -103,7 +105,7 @@ def test_the_generators_pass_leaves_the_discriminators_gradient_alone() -> None:
     frames, masks = make_batch(0)
     train_step(state, frames, masks, SETTINGS)
     # However much the generator's adversarial loss weighs, nothing of it reaches the discriminator.
-    heavy = StepSettings(**{**vars(SETTINGS), "adversarial_weight": 1000.0})
+    heavy = replace(SETTINGS, adversarial_weight=1000.0)
     train_step(weighted, frames, masks, heavy)
     for a, b in zip(state.discriminator.parameters(), weighted.discriminator.parameters(), strict=True):
         assert a.requires_grad
@@ -176,7 +178,7 @@ def test_training_on_one_batch_lowers_the_error() -> None:
     frames = torch.linspace(-0.8, 0.8, 96).expand(1, 3, 3, 48, 96).contiguous()
     masks = torch.zeros(1, 3, 1, 48, 96)
     masks[..., 16:32, 30:60] = 1
-    settings = StepSettings(**{**vars(SETTINGS), "decay_at": ()})
+    settings = replace(SETTINGS, decay_at=())
     losses = [train_step(state, frames, masks, settings) for _ in range(40)]
     first, last = losses[0], losses[-1]
     assert last["hole"] < 0.5 * first["hole"]
@@ -184,25 +186,54 @@ def test_training_on_one_batch_lowers_the_error() -> None:
 
 
 def test_a_run_that_goes_on_from_a_checkpoint_has_the_same_bits(tmp_path: Path) -> None:
-    whole = make_state(seed=0)
+    whole = make_state(seed=0, keeps_average=True)
     for step in range(5):
-        train_step(whole, *make_batch(step), SETTINGS)
+        train_step(whole, *make_batch(step), AVERAGING)
         if whole.step == 2:
             save_state(tmp_path / "state.pt", whole)
-    resumed = make_state(seed=7)
+    resumed = make_state(seed=7, keeps_average=True)
     load_state(tmp_path / "state.pt", resumed)
     assert resumed.step == 2
     for step in range(2, 5):
-        train_step(resumed, *make_batch(step), SETTINGS)
+        train_step(resumed, *make_batch(step), AVERAGING)
     save_state(tmp_path / "whole.pt", whole)
     save_state(tmp_path / "resumed.pt", resumed)
     a, b = (torch.load(tmp_path / name, weights_only=True) for name in ("whole.pt", "resumed.pt"))
     assert a["step"] == b["step"] == 5
-    for part in ("generator", "discriminator"):
+    for part in ("generator", "generator_average", "discriminator"):
         assert all(torch.equal(a[part][name], b[part][name]) for name in a[part])
     for part in ("generator_optimizer", "discriminator_optimizer"):
         for number, values in a[part]["state"].items():
             assert all(torch.equal(value, b[part]["state"][number][name]) for name, value in values.items())
+
+
+def test_the_average_follows_the_generator_and_is_what_is_used(tmp_path: Path) -> None:
+    state, plain = make_state(keeps_average=True), make_state()
+    wanted = tensors_of(state.generator)
+    for step, share in enumerate((0.9, 9 / 11, 0.75, 9 / 13)):
+        train_step(state, *make_batch(step), replace(SETTINGS, ema_decay=0.9))
+        train_step(plain, *make_batch(step), SETTINGS)
+        wanted = {
+            name: (1 - share) * wanted[name] + share * value for name, value in tensors_of(state.generator).items()
+        }
+    assert state.average is not None
+    torch.testing.assert_close(tensors_of(state.average), wanted)
+    # Training itself does not see it.
+    assert all(torch.equal(tensors_of(plain.generator)[name], t) for name, t in tensors_of(state.generator).items())
+
+    save_state(tmp_path / "state.pt", state)
+    loaded = tensors_of(load_generator(tmp_path / "state.pt"))
+    assert all(torch.equal(loaded[name], value) for name, value in tensors_of(state.average).items())
+    save_state(tmp_path / "plain.pt", plain)
+    with pytest.raises(CheckpointError, match="generator_average"):
+        load_state(tmp_path / "plain.pt", state)
+
+
+def test_an_average_of_many_steps_weighs_the_last_by_the_decay() -> None:
+    assert average_share(10**6, decay=0.999) == pytest.approx(1e-3)
+    assert average_share(10**6, decay=0.5) == 0.5
+    # As long as the decay asks for more steps than there are, a tenth of them counts.
+    assert average_share(91, decay=0.999) == pytest.approx(0.09)
 
 
 def test_a_checkpoint_is_a_generator_too(tmp_path: Path) -> None:
