@@ -304,6 +304,7 @@ def _sheets(experiment: Experiment) -> list[Sheet]:
         sample_frames=options.sample_frames,
         weights=experiment.masks.weights(),
         seed=experiment.run.seed,
+        color_jitter=options.color_jitter,
     )
     samples = (dataset[position] for position in range(6))
     seen = [[marked(*pair) for pair in zip(frames, masks > 0, strict=True)] for _, frames, masks in samples]

@@ -125,6 +125,12 @@ class TrainSection(_Section):
     num_steps: int = Field(500_000, ge=1, description="steps of the whole training")
     batch_size: int = Field(8, ge=1, le=4096, description="clips in a step, over all workers together")
     sample_frames: int = Field(5, ge=1, le=100, description="frames taken of each clip")
+    color_jitter: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="how far each color's contrast and brightness change by sample, a helper of few clips",
+    )
     learning_rate: float = Field(1e-4, gt=0, description="of both networks' Adam")
     decay_at: Steps = Field((150_000, 300_000), description="steps at each of which the learning rate falls to a tenth")
     beta1: float = Field(0.0, ge=0, lt=1, description="of Adam")

@@ -24,12 +24,14 @@ class Sample(NamedTuple):
         is_flipped: whether frames are mirrored left to right.
         family: of the mask.
         rng: draws the mask, and nothing else.
+        colors: what each value of each channel becomes, (256, 3) uint8; None: what it is.
     """
 
     frames: tuple[int, ...]
     is_flipped: bool
     family: Family
     rng: np.random.Generator
+    colors: NDArray[np.uint8] | None
 
 
 def step_positions(step: int, *, batch_size: int, rank: int = 0, num_workers: int = 1) -> range:
@@ -66,7 +68,14 @@ def _epoch_order(num_clips: int, seed: int, epoch: int) -> NDArray[np.int64]:
 
 
 def draw_sample(
-    clip_id: str, num_frames: int, *, sample_frames: int, weights: Mapping[Family, float], seed: int, epoch: int
+    clip_id: str,
+    num_frames: int,
+    *,
+    sample_frames: int,
+    weights: Mapping[Family, float],
+    seed: int,
+    epoch: int,
+    color_jitter: float = 0.0,
 ) -> Sample:
     """What is taken of a clip in an epoch.
 
@@ -79,6 +88,7 @@ def draw_sample(
         sample_frames: how many are taken. A shorter clip is run through forth and back (D-31).
         weights: of the families of masks.
         seed, epoch: as for `clip_at`.
+        color_jitter: how far the colors of the whole sample go, as for `draw_colors`.
     """
     rng = _rng(seed, epoch, clip_id)
     is_run = rng.random() < 0.5
@@ -90,7 +100,21 @@ def draw_sample(
     else:
         frames = tuple(sorted(rng.choice(num_frames, sample_frames, replace=False).tolist()))
     is_flipped = bool(rng.random() < 0.5)
-    return Sample(frames, is_flipped, choose_family(weights, rng), rng)
+    # Of a generator of their own: other colors leave the frames and the mask what they were.
+    colors = draw_colors(color_jitter, _rng(seed, epoch, f"{clip_id}/colors")) if color_jitter else None
+    return Sample(frames, is_flipped, choose_family(weights, rng), rng, colors)
+
+
+def draw_colors(jitter: float, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """A table of new values, (256, 3): each channel's contrast and brightness on their own, which tints too.
+
+    Frames in [-1, 1] are multiplied by e to the power of up to +-`jitter`, and moved by up to +-`jitter`. The channels
+    of natural pictures rise and fall together, so that a network is long content with gray; where each moves on its
+    own, color is learned as soon as light. Not in the published code.
+    """
+    gain, offset = np.exp(rng.uniform(-jitter, jitter, 3)), rng.uniform(-jitter, jitter, 3)
+    values = np.arange(256)[:, None] / 127.5 - 1
+    return np.rint((np.clip(values * gain + offset, -1, 1) + 1) * 127.5).astype(np.uint8)
 
 
 def _forth_and_back(num_frames: int, length: int) -> tuple[int, ...]:

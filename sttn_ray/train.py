@@ -174,6 +174,7 @@ def train_worker(job: dict[str, Any]) -> None:
         sample_frames=options.sample_frames,
         weights=experiment.masks.weights(),
         seed=experiment.run.seed,
+        color_jitter=options.color_jitter,
     )
     batches = worker_batches(
         state.step, options.num_steps, batch_size=options.batch_size, rank=rank, num_workers=num_workers

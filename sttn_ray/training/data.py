@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -37,9 +38,10 @@ class ClipDataset(Dataset[tuple[str, NDArray[np.uint8], NDArray[np.uint8]]]):
         sample_frames: int,
         weights: Mapping[Family, float],
         seed: int,
+        color_jitter: float = 0.0,
     ) -> None:
         self._folder, self._index, self._seed = folder, index, seed
-        self._sample_frames, self._weights = sample_frames, dict(weights)
+        self._sample_frames, self._weights, self._color_jitter = sample_frames, dict(weights), color_jitter
 
     def __getitem__(self, position: int) -> tuple[str, NDArray[np.uint8], NDArray[np.uint8]]:
         epoch, number = clip_at(position, num_clips=len(self._index.clips), seed=self._seed)
@@ -51,8 +53,11 @@ class ClipDataset(Dataset[tuple[str, NDArray[np.uint8], NDArray[np.uint8]]]):
             weights=self._weights,
             seed=self._seed,
             epoch=epoch,
+            color_jitter=self._color_jitter,
         )
         frames = read_clip(self._folder, clip, sample.frames)
+        if sample.colors is not None:
+            frames = cv2.LUT(frames.reshape(-1, self._index.width, 3), sample.colors[None]).reshape(frames.shape)
         if sample.is_flipped:
             frames = frames[:, :, ::-1]
         masks = self._masks(sample)

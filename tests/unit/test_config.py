@@ -57,6 +57,8 @@ KEYS = {
     "train.adversarial_weight",
     "train.adversarial_loss",
     "train.num_workers",
+    "train.ema_decay",
+    "train.color_jitter",
     "train.worker_cpus",
     "train.loader_processes",
     "train.log_interval",

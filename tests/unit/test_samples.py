@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sttn_ray.masks.draw import FAMILIES, Family
-from sttn_ray.samples import Sample, clip_at, draw_sample, step_positions, worker_batches
+from sttn_ray.samples import Sample, clip_at, draw_colors, draw_sample, step_positions, worker_batches
 
 NUM_DRAWS = 2000
 WEIGHTS: dict[Family, float] = {"moving_shape": 1.0, "box": 3.0}
@@ -197,3 +197,38 @@ def test_weights_change_neither_frames_nor_flips() -> None:
         )
         assert a[:2] == b[:2]
         assert b.family == "text"
+
+
+def test_other_colors_leave_frames_and_mask_what_they_were() -> None:
+    for number in range(20):
+        plain, tinted, again, later = (
+            draw_sample(
+                f"clip-{number}", 20, sample_frames=5, weights=WEIGHTS, seed=0, epoch=epoch, color_jitter=jitter
+            )
+            for jitter, epoch in ((0.0, 0), (0.5, 0), (0.5, 0), (0.5, 1))
+        )
+        assert plain.colors is None
+        assert values(plain) == values(tinted)
+        assert tinted.colors is not None
+        np.testing.assert_array_equal(tinted.colors, again.colors)
+        assert later.colors is not None
+        assert not np.array_equal(tinted.colors, later.colors)
+
+
+def test_colors_move_by_channel_and_within_the_jitter() -> None:
+    tables = [draw_colors(0.5, np.random.default_rng(seed)) for seed in range(400)]
+    for table in tables:
+        assert (table.shape, table.dtype) == ((256, 3), np.uint8)
+        assert (np.diff(table.astype(int), axis=0) >= 0).all()
+    # The middle shows the offset alone, the slope there the gain.
+    middle = np.stack([table[127:129].mean(0) for table in tables]) / 127.5 - 1
+    assert np.abs(middle).max() == pytest.approx(0.5, abs=0.03)
+    assert np.abs(np.corrcoef(middle.T) - np.eye(3)).max() < 0.2
+    slopes = np.stack([(table[144].astype(float) - table[112]) / 32 for table in tables])
+    inside = slopes[np.abs(middle) < 0.2]  # further off, the range ends
+    assert inside.min() == pytest.approx(np.exp(-0.5), abs=0.06)
+    assert inside.max() == pytest.approx(np.exp(0.5), abs=0.08)
+
+
+def test_no_jitter_is_no_change() -> None:
+    np.testing.assert_array_equal(draw_colors(0.0, np.random.default_rng(0)), np.arange(256)[:, None].repeat(3, 1))

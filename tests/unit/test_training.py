@@ -18,7 +18,7 @@ from sttn_ray.model.discriminator import Discriminator
 from sttn_ray.model.generator import Generator, GeneratorConfig
 from sttn_ray.model.losses import discriminator_loss, generator_adversarial_loss, hole_loss, valid_loss
 from sttn_ray.model.weights import load_generator
-from sttn_ray.samples import worker_batches
+from sttn_ray.samples import draw_sample, worker_batches
 from sttn_ray.shards.read import read_index
 from sttn_ray.shards.tables import CLIP_SCHEMA, INDEX_SCHEMA, MASK_SCHEMA, pack_frame, pack_mask
 from sttn_ray.training.data import ClipDataset, make_loader
@@ -312,8 +312,11 @@ def write_shards(folder: Path, *, objects: bool = False) -> None:
     pq.write_table(pa.Table.from_pylist(index, INDEX_SCHEMA), folder / "index.parquet")
 
 
-def dataset_of(folder: Path, weights: dict[str, float] = WEIGHTS, *, sample_frames: int = 3) -> ClipDataset:
-    return ClipDataset(folder, read_index(folder, "train"), sample_frames=sample_frames, weights=weights, seed=5)
+def dataset_of(
+    folder: Path, weights: dict[str, float] = WEIGHTS, *, sample_frames: int = 3, color_jitter: float = 0.0
+) -> ClipDataset:
+    index = read_index(folder, "train")
+    return ClipDataset(folder, index, sample_frames=sample_frames, weights=weights, seed=5, color_jitter=color_jitter)
 
 
 def test_samples_are_what_the_shards_hold(tmp_path: Path) -> None:
@@ -337,6 +340,20 @@ def test_samples_are_what_the_shards_hold(tmp_path: Path) -> None:
         assert (np.diff(numbers) > 0).all()
         assert set(np.unique(masks)) == {0, 1}
     assert 15 < flips < 45
+
+
+def test_all_frames_of_a_sample_get_the_same_colors(tmp_path: Path) -> None:
+    write_shards(tmp_path)
+    plain, tinted = dataset_of(tmp_path), dataset_of(tmp_path, color_jitter=0.5)
+    for position in range(6):
+        clip_id, frames, masks = plain[position]
+        epoch = position // 3
+        sample = draw_sample(clip_id, 8, sample_frames=3, weights=WEIGHTS, seed=5, epoch=epoch, color_jitter=0.5)
+        assert sample.colors is not None
+        wanted = np.stack([sample.colors[frames[..., channel], channel] for channel in range(3)], axis=-1)
+        assert not np.array_equal(wanted, frames)
+        np.testing.assert_array_equal(tinted[position][1], wanted)
+        np.testing.assert_array_equal(tinted[position][2], masks)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
