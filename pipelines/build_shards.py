@@ -17,7 +17,7 @@ request is wrong.
 import logging
 import sys
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -26,6 +26,7 @@ from typing import Any, get_args
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
+from PIL import Image
 
 import sttn_ray
 from sttn_ray import cluster
@@ -34,11 +35,22 @@ from sttn_ray.corpus import Corpus, Entry, Source, find_entries, index_source
 from sttn_ray.errors import ConfigError, CorpusError, ShardError, SttnError, failed_outcome
 from sttn_ray.masks.draw import Family
 from sttn_ray.model.generator import PRESETS
-from sttn_ray.shards.plan import Range, grow_plan
-from sttn_ray.shards.read import INDEX_FILE
+from sttn_ray.report.samples import sample_sheet
+from sttn_ray.selection import Wanted, select_by_manifest, select_listed, select_matching
+from sttn_ray.shards.plan import Range, frame_spans, grow_plan
+from sttn_ray.shards.read import INDEX_FILE, read_index
 from sttn_ray.shards.records import ShardsDir, object_masks_file
 from sttn_ray.shards.tables import INDEX_SCHEMA
 from sttn_ray.shards.verify import verify_shards
+from sttn_ray.shards.videos import (
+    BLANK,
+    VIDEOS_SCHEMA,
+    count_clips,
+    mark_unusable,
+    refuse_too_many_failures,
+    set_splits,
+    to_plan,
+)
 from sttn_ray.shards.write import (
     Fault,
     IndexRow,
@@ -48,6 +60,7 @@ from sttn_ray.shards.write import (
     write_object_masks,
 )
 from sttn_ray.storage import claim, file_stats, published, record_hash, require_local
+from sttn_ray.training.data import ClipDataset
 
 from .progress import Progress, ProgressLine, prepare_data
 
@@ -55,25 +68,11 @@ log = logging.getLogger(__name__)
 
 SECTIONS = ("run", "corpus", "shards", "model")
 DRAWN_MASKS = "masks/drawn.parquet"
+SHEET = "samples.png"
+SHEET_ROWS = 8
 # To be raised when the same settings give other shards.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 Row = dict[str, Any]
-
-VIDEOS_SCHEMA = pa.schema(
-    [
-        ("path", pa.string()),
-        ("kind", pa.string()),
-        ("status", pa.string()),  # done, partial, failed, or duplicate
-        ("step", pa.string()),
-        ("error", pa.string()),
-        ("reason", pa.string()),
-        ("is_unexpected", pa.bool_()),
-        ("sha256", pa.string()),
-        ("frames", pa.int64()),
-        ("clips", pa.int64()),
-        ("clip_frames", pa.int64()),  # frames that lie in clips
-    ]
-)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -112,25 +111,30 @@ def run(experiment: Experiment) -> int:
     _check(experiment)
     root, shards = experiment.corpus.root or "", ShardsDir(experiment.shards.dir or "")
     corpus = find_entries(root)
+    wanted = _wanted(corpus.entries, experiment)
     settings = _settings(experiment)
     cluster.connect()
     cluster.require_shared_paths(_paths(experiment))
     ours = {**vars(settings), "frames_fps": experiment.corpus.frames_fps, "seed": experiment.run.seed}
+    ours |= {"validation_share": experiment.corpus.validation_share}
     ours |= {"format_version": FORMAT_VERSION, "sttn_ray": sttn_ray.__version__}
     claim(shards.settings_path, ours, shards.folder, "choose another shards.dir, or delete the folder to build anew")
     log.info(
-        "%d videos, %d folders of object masks below %s%s",
-        len(corpus.entries),
+        "%d videos%s, %d folders of object masks below %s%s",
+        len(wanted),
+        f" of {len(corpus.entries)}" if len(wanted) != len(corpus.entries) else "",
         len(corpus.object_masks),
         root,
         f"; ignored by suffix: {dict(corpus.ignored)}" if corpus.ignored else "",
     )
-    interval_s = experiment.run.log_interval_s
-    videos = _index_videos(root, corpus.entries, shards, Fraction(str(experiment.corpus.frames_fps)), interval_s)
-    _mark_unusable(videos, settings)
+    interval_s, max_error_fraction = experiment.run.log_interval_s, experiment.corpus.max_error_fraction
+    videos = _index_videos(root, wanted, shards, experiment)
+    mark_unusable(videos, min_clip_frames=settings.min_clip_frames)
+    set_splits(videos, experiment.corpus.validation_share)
+    refuse_too_many_failures(_failed(videos), len(videos), max_error_fraction)
     plan = grow_plan(
         shards.read_plan(),
-        [(v["sha256"], v["frames"]) for v in videos if v["status"] == "done"],
+        to_plan(videos),
         clip_frames=settings.clip_frames,
         min_clip_frames=settings.min_clip_frames,
         clips_per_shard=settings.clips_per_shard,
@@ -146,13 +150,15 @@ def run(experiment: Experiment) -> int:
             f"{shards.folder}: {len(missing)} of {len(todo)} shards were not written, so {INDEX_FILE} was not written; "
             "mend the cause and give the same command again"
         )
-    _count_clips(videos, index, faults)
+    count_clips(videos, index, faults)
     _write_table(shards.folder / "videos.parquet", videos, VIDEOS_SCHEMA)
+    refuse_too_many_failures(_failed(videos), len(videos), max_error_fraction)
     if not any(row["table"] == "clips" for row in index):
         for row in videos:
             log.error("%s: %s at %s: %s", row["path"], row["status"], row["step"], row["reason"])
         raise CorpusError(f"{root}: not one clip could be made of its {len(videos)} videos")
     _write_table(shards.folder / INDEX_FILE, index, INDEX_SCHEMA)
+    _write_sheet(shards.folder, experiment)
     status = _report(videos, index, shards, time.monotonic() - start_s)
     known = {row["sha256"] for row in videos}
     gone = {fault["sha256"]: fault["reason"] for fault in faults if fault["sha256"] not in known}
@@ -185,47 +191,70 @@ def _settings(experiment: Experiment) -> ShardSettings:
     return ShardSettings(
         width=shards.width or network.width,
         height=shards.height or network.height,
-        validation_share=experiment.corpus.validation_share,
         **{name: getattr(shards, name) for name in names},
     )
 
 
-def _index_videos(
-    root: str, entries: Sequence[Entry], shards: ShardsDir, frames_fps: Fraction, interval_s: float
-) -> list[Row]:
+def _wanted(entries: Sequence[Entry], experiment: Experiment) -> list[Wanted]:
+    corpus = experiment.corpus
+    matching = select_matching(entries, corpus.include)
+    if corpus.manifest:
+        return select_by_manifest(matching, corpus.manifest)
+    return select_listed(matching, corpus.root or "")
+
+
+def _index_videos(root: str, wanted: Sequence[Wanted], shards: ShardsDir, experiment: Experiment) -> list[Row]:
     """A row for every video, in the corpus's order."""
     prepare_data()
     progress = Progress.remote()  # type: ignore[attr-defined]
-    rows = [{"number": n, **entry._asdict()} for n, entry in enumerate(entries)]
+    frames_fps = Fraction(str(experiment.corpus.frames_fps))
+    rows = [
+        {"number": n, **v.entry._asdict(), "spans": v.spans, "split": v.split or "", "fault": v.fault}
+        for n, v in enumerate(wanted)
+    ]
     # 1. Index each video (1:1): all its packets, its content's hash. One CPU: one demuxer.
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         make_index_fn(root, shards, frames_fps, progress), num_cpus=1
     )
+    videos: list[Row] = []
+    failed: list[Row] = []
+    interval_s = experiment.run.log_interval_s
     with ProgressLine(progress, num_items=len(rows), interval_s=interval_s, items="indexed: videos"):
-        return sorted(dataset.iter_rows(), key=lambda row: row["number"])
+        for row in dataset.iter_rows():
+            videos.append(row)
+            failed += _failed([row])
+            # Not only at the end: of a hundred thousand files that would be hours later.
+            refuse_too_many_failures(failed, len(rows), experiment.corpus.max_error_fraction)
+    return sorted(videos, key=lambda row: row["number"])
 
 
 def make_index_fn(
     root: str, shards: ShardsDir, frames_fps: Fraction, progress: ray.actor.ActorHandle
 ) -> Callable[[Row], Row]:
-    """Rows of number, path, kind to rows of a video; adds the columns of `VIDEOS_SCHEMA`.
+    """Rows of number, path, kind, spans, split, fault to rows of a video; adds the columns of `VIDEOS_SCHEMA`.
 
     What was found is kept in a record, from which the other operators read it.
     """
 
     def index(row: Row) -> Row:
         entry = Entry(row["path"], row["kind"])
-        blank = {"status": "done", "step": "", "error": "", "reason": "", "is_unexpected": False}
-        blank |= {"sha256": "", "frames": 0, "clips": 0, "clip_frames": 0}
         try:
+            if row["fault"]:
+                raise CorpusError(row["fault"])
             source = _find_source(root, entry, shards, frames_fps)
+            times_s = [float((pts - source.pts[0]) * source.time_base) for pts in source.pts]
+            spans = frame_spans(row["spans"], times_s)
         except Exception as error:  # noqa: BLE001 -- this operator's one boundary
             progress.finish.remote(row["number"], "failed")
-            return row | blank | failed_outcome("index", error)
+            return row | BLANK | failed_outcome("index", error)
         progress.finish.remote(row["number"], "done")
-        return row | blank | {"sha256": source.sha256, "frames": source.num_frames}
+        return row | BLANK | {"sha256": source.sha256, "frames": source.num_frames, "frame_spans": spans}
 
     return index
+
+
+def _failed(videos: Iterable[Row]) -> list[Row]:
+    return [row for row in videos if row["status"] == "failed"]
 
 
 def _find_source(root: str, entry: Entry, shards: ShardsDir, frames_fps: Fraction) -> Source:
@@ -240,24 +269,6 @@ def _find_source(root: str, entry: Entry, shards: ShardsDir, frames_fps: Fractio
         source = index_source(root, entry, frames_fps=frames_fps)
         shards.write_source(root, source, stats)
     return source
-
-
-def _mark_unusable(videos: Iterable[Row], settings: ShardSettings) -> None:
-    """Mark videos that are too short, and those whose content another one has."""
-    first: dict[str, str] = {}
-    for row in videos:
-        if row["status"] != "done":
-            continue
-        if row["frames"] < settings.min_clip_frames:
-            error = CorpusError(
-                f"{row['path']}: has {row['frames']} frames, a clip needs shards.min_clip_frames="
-                f"{settings.min_clip_frames}"
-            )
-            row |= failed_outcome("plan", error)
-        elif row["sha256"] in first:
-            row |= {"status": "duplicate", "step": "plan", "reason": f"the same content as {first[row['sha256']]}"}
-        else:
-            first[row["sha256"]] = row["path"]
 
 
 def _shards_to_do(
@@ -354,11 +365,11 @@ def _write_one(
     faults: list[Fault] = []
     sources: dict[str, Source] = {}
     for part in row["ranges"]:
-        found = Range(part["sha256"], part["start"], part["stop"])
+        found = Range(part["sha256"], part["start"], part["stop"], part["split"])
         source = sources.get(found.sha256) or (shards.read_source(part["path"]) if part["path"] else None)
         if source is None:
             gone = CorpusError(f"the video {found.sha256[:16]} is planned for this shard, and gone from the corpus")
-            faults.append(Fault(*found, gone, "gone"))
+            faults.append(Fault(found.sha256, found.start, found.stop, gone, "gone"))
             continue
         sources[found.sha256] = source
         ranges.append(found)
@@ -366,32 +377,27 @@ def _write_one(
     return rows, faults + more
 
 
-def _count_clips(videos: Iterable[Row], index: Iterable[IndexRow], faults: Iterable[Row]) -> None:
-    """Set what came of each video: its clips, and a status where frames are missing."""
-    clips: dict[str, Counter[str]] = defaultdict(Counter)
-    for entry in index:
-        if entry["table"] == "clips":
-            clips[entry["id"].split("-")[0]].update(clips=1, frames=entry["num_frames"])
-    first_fault: dict[str, Row] = {}
-    for each in faults:
-        first_fault.setdefault(each["sha256"], each)
-    for row in videos:
-        if row["status"] != "done":
-            continue
-        count = clips[row["sha256"][:16]]
-        row |= {"clips": count["clips"], "clip_frames": count["frames"]}
-        if row["sha256"] in first_fault:
-            fault = first_fault[row["sha256"]]
-            row |= {name: fault[name] for name in ("step", "error", "reason", "is_unexpected")}
-            row["status"] = "partial" if count["clips"] else "failed"
-        elif not count["clips"]:
-            row |= failed_outcome("cut", CorpusError(f"{row['path']}: no shot is as long as shards.min_clip_frames"))
-
-
 def _write_table(path: Path, rows: Sequence[Row], schema: pa.Schema) -> None:
     table = pa.Table.from_pylist([{name: row[name] for name in schema.names} for row in rows], schema)
     with published(path) as temporary:
         pq.write_table(table, temporary)
+
+
+def _write_sheet(folder: Path, experiment: Experiment) -> None:
+    """A picture of random clips with masks as training draws them, so that a person sees what was built."""
+    try:
+        index = read_index(folder, "train")
+    except ShardError:  # every clip is for validation
+        return
+    dataset = ClipDataset(
+        folder,
+        index,
+        sample_frames=experiment.train.sample_frames,
+        weights=experiment.masks.weights(),
+        seed=experiment.run.seed,
+    )
+    with published(folder / SHEET) as temporary:
+        Image.fromarray(sample_sheet(dataset, min(SHEET_ROWS, len(index.clips))).picture).save(temporary, format="png")
 
 
 def _report(videos: Sequence[Row], index: Sequence[IndexRow], shards: ShardsDir, seconds: float) -> int:
@@ -402,7 +408,7 @@ def _report(videos: Sequence[Row], index: Sequence[IndexRow], shards: ShardsDir,
     clips = [row for row in index if row["table"] == "clips"]
     frames = sum(row["num_frames"] for row in clips)
     log.info(
-        "%d clips (%d frames, %.1f MB; %s) and %d masks of %d videos (%s), in %.0f s; index: %s",
+        "%d clips (%d frames, %.1f MB; %s) and %d masks of %d videos (%s), in %.0f s; index: %s%s",
         len(clips),
         frames,
         sum(row["num_bytes"] for row in clips) / 1e6,
@@ -412,6 +418,7 @@ def _report(videos: Sequence[Row], index: Sequence[IndexRow], shards: ShardsDir,
         ", ".join(f"{count} {status}" for status, count in sorted(statuses.items())),
         seconds,
         shards.folder / INDEX_FILE,
+        f"; look at {shards.folder / SHEET}" if (shards.folder / SHEET).exists() else "",
     )
     return 1 if statuses["failed"] or statuses["partial"] else 0
 

@@ -34,7 +34,8 @@ from sttn_ray.masks.draw import FAMILIES, Family, draw_masks
 from sttn_ray.masks.hole import make_hole
 from sttn_ray.metrics import psnr
 from sttn_ray.report.chart import line_chart
-from sttn_ray.report.page import Example, Section, Sheet, marked, tiled, write_page
+from sttn_ray.report.page import Example, Section, Sheet, tiled, write_page
+from sttn_ray.report.samples import sample_sheet
 from sttn_ray.report.scenes import FPS, lay_over, make_scene, make_sound
 from sttn_ray.shards.read import read_index
 from sttn_ray.storage import claim, published
@@ -328,8 +329,6 @@ def _sheets(experiment: Experiment) -> list[Sheet]:
         seed=experiment.run.seed,
         color_jitter=options.color_jitter,
     )
-    samples = (dataset[position] for position in range(6))
-    seen = [[marked(*pair) for pair in zip(frames, masks > 0, strict=True)] for _, frames, masks in samples]
     drawn = [
         draw_masks(
             family,
@@ -342,7 +341,7 @@ def _sheets(experiment: Experiment) -> list[Sheet]:
     ]
     masks = [[np.repeat(m[..., None] * np.uint8(255), 3, axis=2) for m in row] for row in drawn]
     return [
-        Sheet("Training samples", "A row a sample; its hole in red.", tiled(seen)),
+        sample_sheet(dataset),
         Sheet("Masks", f"A row a family: {', '.join(FAMILIES)}; ten frames from one to the next.", tiled(masks)),
     ]
 

@@ -35,6 +35,7 @@ def _split_words(value: Any) -> Any:
 
 
 Steps = Annotated[tuple[int, ...], BeforeValidator(_split_words)]
+Words = Annotated[tuple[str, ...], BeforeValidator(_split_words)]
 
 
 class _Section(BaseModel):
@@ -64,9 +65,20 @@ class CorpusSection(_Section):
     root: str | None = Field(
         None, description="folder of training videos: video files, folders of frames, zips of frames, at any depth"
     )
+    include: Words = Field(
+        (),
+        description="patterns of paths below the root, such as 2019/*.mp4, any of which a video matches; default: all",
+    )
+    manifest: str | None = Field(
+        None,
+        description="path of a .csv, .jsonl or .parquet file with columns path, and if need be start_s, end_s, split",
+    )
     frames_fps: float = Field(24.0, gt=0, le=1000, description="frames per second of folders and zips of frames")
     validation_share: float = Field(
-        0.05, ge=0, le=1, description="share of the videos kept out of training, chosen by their content"
+        0.05, ge=0, le=1, description="share of the videos kept out of training, by content; for those without a split"
+    )
+    max_error_fraction: float = Field(
+        1.0, ge=0, le=1, description="share of the videos that may fail before the job stops with a table of reasons"
     )
 
 
@@ -377,7 +389,7 @@ def _type_name(field: FieldInfo) -> str:
     if text in names:
         return names[text]
     if text.startswith("tuple"):
-        return "integers, joined by commas"
+        return "texts, joined by commas" if "str" in text else "integers, joined by commas"
     for python, plain in names.items():
         text = text.replace(f"{python} | None", plain)
     text = text.replace("typing.Literal", "").replace("typing.Union", "").replace("'", "")

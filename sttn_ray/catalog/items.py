@@ -1,7 +1,5 @@
 """What is asked for: videos with their masks, from a catalog file or from one request."""
 
-import csv
-import json
 import os
 import re
 from collections import Counter
@@ -10,10 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from sttn_ray.errors import CatalogError, ConfigError
+from sttn_ray.rows import read_rows
 
 COLUMNS = {"video", "mask", "boxes", "output"}
 _VIDEO_SUFFIX = re.compile(
@@ -59,51 +55,8 @@ def read_catalog(path: str) -> list[Item]:
     Raises:
         CatalogError: the file is missing, is of another kind, has other columns, or has no rows.
     """
-    readers = {".csv": _read_csv, ".jsonl": _read_json_lines, ".parquet": _read_parquet}
-    reader = readers.get(Path(path).suffix.lower())
-    if reader is None:
-        raise CatalogError(f"{path}: a catalog is a file ending in {', '.join(readers)}")
-    try:
-        rows = reader(path)
-    except FileNotFoundError as error:
-        raise CatalogError(f"{path}: no such catalog") from error
-    except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
-        raise CatalogError(f"{path}: cannot be read as a catalog: {error}") from error
-    if not rows:
-        raise CatalogError(f"{path}: holds no rows")
-    columns = set().union(*rows)
-    if unknown := columns - COLUMNS:
-        raise CatalogError(
-            f"{path}: unknown columns {', '.join(sorted(map(str, unknown)))}; expected {', '.join(sorted(COLUMNS))}"
-        )
-    if "video" not in columns:
-        raise CatalogError(f"{path}: has no column 'video'")
+    rows = read_rows(path, "catalog", CatalogError, columns=COLUMNS, required="video")
     return _named(rows, Path(path).absolute().parent)
-
-
-def _read_csv(path: str) -> list[dict[str, Any]]:
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
-    for number, row in enumerate(rows, 2):
-        if None in row or None in row.values():
-            raise ValueError(f"line {number} has another number of fields than the header")
-    return rows
-
-
-def _read_json_lines(path: str) -> list[dict[str, Any]]:
-    rows = []
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                row = json.loads(line)
-                if not isinstance(row, dict):
-                    raise ValueError(f"line {number} is not an object")
-                rows.append(row)
-    return rows
-
-
-def _read_parquet(path: str) -> list[dict[str, Any]]:
-    return pq.read_table(path).to_pylist()
 
 
 def refuse_overwriting(items: Sequence[Item], output_dir: str) -> None:

@@ -1,26 +1,51 @@
 """Which frames of which video go into which shard file; pure, and fixed before anything is decoded."""
 
+from bisect import bisect_left
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
+from sttn_ray.errors import CorpusError
+
 
 class Range(NamedTuple):
-    """Frames `start` to `stop` of a video, given by the sha256 of its content."""
+    """Frames `start` to `stop` of a video, given by the sha256 of its content, and what they are for."""
 
     sha256: str
     start: int
     stop: int
+    split: str = "train"
 
 
-def clip_ranges(num_frames: int, *, clip_frames: int, min_clip_frames: int) -> list[tuple[int, int]]:
-    """Runs of `clip_frames` frames that cover a video; a shorter last one is kept from `min_clip_frames` on."""
-    ranges = [(start, min(start + clip_frames, num_frames)) for start in range(0, num_frames, clip_frames)]
-    return [(start, stop) for start, stop in ranges if stop - start >= min_clip_frames]
+class Video(NamedTuple):
+    """What is taken of a video, given by the sha256 of its content: runs of frames, start and stop, and their use."""
+
+    sha256: str
+    spans: Sequence[tuple[int, int]]
+    split: str = "train"
+
+
+def clip_ranges(start: int, stop: int, *, clip_frames: int, min_clip_frames: int) -> list[tuple[int, int]]:
+    """Runs of `clip_frames` frames from `start` to `stop`; a shorter last one is kept from `min_clip_frames` on."""
+    ranges = [(first, min(first + clip_frames, stop)) for first in range(start, stop, clip_frames)]
+    return [(first, last) for first, last in ranges if last - first >= min_clip_frames]
+
+
+def frame_spans(spans_s: Sequence[tuple[float, float]], times_s: Sequence[float]) -> list[tuple[int, int]]:
+    """Runs of frames, start and stop, that lie in spans of seconds, the end excluded; no spans: all frames.
+
+    Args:
+        spans_s: start and end of each, after the first frame.
+        times_s: of the frames, after the first one, ascending.
+    """
+    if not spans_s:
+        return [(0, len(times_s))]
+    spans = [(bisect_left(times_s, start), bisect_left(times_s, end)) for start, end in spans_s]
+    return [(start, stop) for start, stop in spans if start < stop]
 
 
 def grow_plan(
     plan: Sequence[Sequence[Range]],
-    videos: Iterable[tuple[str, int]],
+    videos: Iterable[Video],
     *,
     clip_frames: int,
     min_clip_frames: int,
@@ -33,16 +58,29 @@ def grow_plan(
 
     Args:
         plan: the ranges of every shard so far.
-        videos: sha256 and number of frames, in the order in which they are to lie.
+        videos: in the order in which they are to lie.
         clip_frames, min_clip_frames, clips_per_shard: the same as for the plan so far.
+
+    Raises:
+        CorpusError: other parts of a video, or another split, are asked for than the plan has.
     """
-    known = {part.sha256 for shard in plan for part in shard}
-    new = [
-        Range(sha256, start, stop)
-        for sha256, num_frames in videos
-        if sha256 not in known
-        for start, stop in clip_ranges(num_frames, clip_frames=clip_frames, min_clip_frames=min_clip_frames)
-    ]
+    planned: dict[str, list[Range]] = {}
+    for part in (part for shard in plan for part in shard):
+        planned.setdefault(part.sha256, []).append(part)
+    new: list[Range] = []
+    for video in videos:
+        ranges = [
+            Range(video.sha256, start, stop, video.split)
+            for span in video.spans
+            for start, stop in clip_ranges(*span, clip_frames=clip_frames, min_clip_frames=min_clip_frames)
+        ]
+        if video.sha256 not in planned:
+            new += ranges
+        elif planned[video.sha256] != ranges:
+            raise CorpusError(
+                f"the video {video.sha256[:16]}: other parts or another split are asked for than these shards have; "
+                "choose another shards.dir for another selection"
+            )
     added = [new[i : i + clips_per_shard] for i in range(0, len(new), clips_per_shard)]
     return [*(list(shard) for shard in plan), *added]
 

@@ -1,6 +1,6 @@
 """From ranges of videos, and from masks, to one shard file."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -17,7 +17,7 @@ from sttn_ray.errors import MaskError, SttnError
 from sttn_ray.images import image_files, image_names
 from sttn_ray.masks.draw import Family, draw_masks
 from sttn_ray.masks.read import mask_from_image
-from sttn_ray.shards.plan import Range, contiguous_runs, split_of
+from sttn_ray.shards.plan import Range, contiguous_runs
 from sttn_ray.shards.tables import (
     CLIP_SCHEMA,
     MASK_CODEC,
@@ -38,7 +38,7 @@ class ShardSettings:
     """Everything that changes what lies in shards.
 
     `width`, `height` of frames; `fit` from `corpus.read_pictures`; `codec`, `quality` of frames; `clip_frames`,
-    `min_clip_frames`, the longest and the shortest clip; `clips_per_shard`; `validation_share` of the videos.
+    `min_clip_frames`, the longest and the shortest clip; `clips_per_shard`.
     """
 
     width: int
@@ -49,7 +49,6 @@ class ShardSettings:
     clip_frames: int
     min_clip_frames: int
     clips_per_shard: int
-    validation_share: float
 
 
 class Fault(NamedTuple):
@@ -63,7 +62,11 @@ class Fault(NamedTuple):
 
 
 def write_clips(
-    root: str, path: Path, ranges: Sequence[Range], sources: dict[str, Source], settings: ShardSettings
+    root: str,
+    path: Path,
+    ranges: Sequence[Range],
+    sources: Mapping[str, Source],
+    settings: ShardSettings,
 ) -> tuple[list[IndexRow], list[Fault]]:
     """Decode ranges, cut them where the picture cuts, and write the clips as one shard file.
 
@@ -86,7 +89,7 @@ def write_clips(
         for run in contiguous_runs(ranges):
             source = sources[run[0].sha256]
             for start, pictures in _clips_of_run(root, source, run, settings, faults):
-                row = _clip_row(source, start, pictures, settings)
+                row = _clip_row(source, start, pictures, run[0].split, settings)
                 yield row, {"table": "clips", "id": row["clip_id"], "family": None, "split": row["split"]}
 
     return _write(path, clips(), CLIP_SCHEMA, "frames"), faults
@@ -178,7 +181,7 @@ def _shots(pictures: Sequence[NDArray[np.uint8]]) -> Iterator[tuple[int, int]]:
 
 
 def _clip_row(
-    source: Source, start: int, pictures: Sequence[NDArray[np.uint8]], settings: ShardSettings
+    source: Source, start: int, pictures: Sequence[NDArray[np.uint8]], split: str, settings: ShardSettings
 ) -> dict[str, Any]:
     stop = start + len(pictures)
     return {
@@ -193,7 +196,7 @@ def _clip_row(
         "fps_den": source.rate.denominator,
         "height": settings.height,
         "width": settings.width,
-        "split": split_of(source.sha256, settings.validation_share),
+        "split": split,
         "codec": settings.codec,
         "frames": [pack_frame(picture, settings.codec, settings.quality) for picture in pictures],
     }

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import ray
+from PIL import Image
 
 from pipelines import build_shards
 from sttn_ray.config import load_experiment
@@ -100,6 +101,11 @@ def contents(folder: Path) -> dict[str, bytes]:
     """The bytes of everything that training reads."""
     files = [folder / "index.parquet", *(folder / "clips").iterdir(), *(folder / "masks").iterdir()]
     return {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
+
+
+def clip_rows(folder: Path) -> list[Row]:
+    files = sorted((folder / "clips").iterdir())
+    return [row for file in files for row in pq.read_table(file).to_pylist()]
 
 
 def times(folder: Path) -> dict[Path, int]:
@@ -356,6 +362,59 @@ def test_object_masks_that_cannot_be_read_are_left_out_and_told_by_the_status(
 
 
 @pytest.mark.usefixtures("cluster")
+def test_a_manifest_chooses_videos_parts_and_splits(built: Built, tmp_path: Path):
+    manifest = tmp_path / "chosen.csv"
+    rows = ["path,start_s,end_s,split", "a.mp4,0.2,0.8,train", "walk,,,validation", "zipped.zip,,,", "gone.mp4,,,"]
+    manifest.write_text("\n".join([*rows, "deep/er/turned.mp4,9,,train"]))
+    folder = tmp_path / "shards"
+    assert build(built.root, folder, f"corpus.manifest={manifest}", "corpus.validation_share=0") == 1
+    found = videos_of(folder)
+    assert {path: (row["status"], row["step"], row["split"], row["clip_frames"]) for path, row in found.items()} == {
+        "a.mp4": ("done", "", "train", 15),  # 25 frames a second: numbers 5 to 19
+        "walk": ("done", "", "validation", 10),
+        "zipped.zip": ("done", "", "train", 16),
+        "gone.mp4": ("failed", "index", "", 0),
+        "deep/er/turned.mp4": ("failed", "plan", "train", 0),
+    }
+    assert "is not below corpus.root" in found["gone.mp4"]["reason"]
+    assert "at most 0 in a part asked for" in found["deep/er/turned.mp4"]["reason"]
+    starts = {(row["start"], len(row["frames"])) for row in clip_rows(folder) if row["source"] == "a.mp4"}
+    assert starts == {(5, 10), (15, 5)}
+    assert verify_shards(folder).faults == []
+    assert Image.open(folder / "samples.png").width > 48
+
+    before = contents(folder)
+    with pytest.raises(CorpusError, match=r"other parts or another split .* choose another shards\.dir"):
+        build(built.root, folder, "corpus.validation_share=0")
+    assert contents(folder) == before
+
+
+def test_published_lists_and_patterns(built: Built, tmp_path: Path):
+    root = tmp_path / "videos"
+    shutil.copytree(built.root, root)
+    (root / "train.json").write_text('{"walk": 10}')
+    (root / "test.json").write_text('{"zipped": 16}')
+    assert build(root, tmp_path / "a") == 0
+    assert {path: row["split"] for path, row in videos_of(tmp_path / "a").items()} == {
+        "walk": "train",
+        "zipped.zip": "validation",
+    }
+    assert build(built.root, tmp_path / "b", "corpus.include=deep/*,w*k") == 0
+    assert sorted(videos_of(tmp_path / "b")) == ["deep/er/turned.mp4", "walk"]
+
+
+def test_too_many_failures_stop_the_job(built: Built, tmp_path: Path):
+    words = ("corpus.include=*.mp4", "corpus.max_error_fraction=0.2")  # of five, one is no video, and one is short
+    with pytest.raises(CorpusError) as stopped:
+        build(built.root, tmp_path / "shards", *words)
+    lines = str(stopped.value).splitlines()
+    assert lines[0].startswith("2 of 5 videos failed, more than corpus.max_error_fraction=0.2 allows")
+    assert sorted(line.split(",")[0] for line in lines[1:]) == ["1 at index", "1 at plan"]
+    assert not (tmp_path / "shards/index.parquet").exists()
+    assert build(built.root, tmp_path / "shards", words[0], "corpus.max_error_fraction=0.4") == 1
+    assert (tmp_path / "shards/index.parquet").exists()
+
+
 def test_a_corpus_without_one_clip_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     make_video(tmp_path / "videos/short.mp4", num_frames=3)
     (tmp_path / "videos/words.mp4").write_text("not a video")

@@ -44,7 +44,6 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
         clip_frames=12,
         min_clip_frames=5,
         clips_per_shard=8,
-        validation_share=0,
     )
     ranges = [Range(sha256, 0, 12) for sha256 in sources]
     rows, faults = write_clips(str(root), folder / "clips/shard-00000.parquet", ranges, sources, settings)

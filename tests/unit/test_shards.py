@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
+from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from sttn_ray.corpus import Entry, Kind, Source, index_source, read_pictures
 from sttn_ray.errors import CorpusError, MaskError, ShardError, VideoError
 from sttn_ray.masks.draw import FAMILIES
 from sttn_ray.shards import read
-from sttn_ray.shards.plan import Range, clip_ranges, contiguous_runs, grow_plan, split_of
+from sttn_ray.shards.plan import Range, Video, clip_ranges, contiguous_runs, frame_spans, grow_plan, split_of
 from sttn_ray.shards.read import read_clip, read_index, read_masks
 from sttn_ray.shards.records import ShardsDir
 from sttn_ray.shards.tables import (
@@ -65,8 +66,8 @@ SETTINGS = ShardSettings(
     clip_frames=20,
     min_clip_frames=5,
     clips_per_shard=4,
-    validation_share=0.5,
 )
+SPLIT = "validation"
 Picture = NDArray[np.uint8]
 
 
@@ -86,15 +87,43 @@ Picture = NDArray[np.uint8]
     ],
 )
 def test_clip_ranges(num_frames: int, expected: list[tuple[int, int]]):
-    assert clip_ranges(num_frames, clip_frames=20, min_clip_frames=5) == expected
+    assert clip_ranges(0, num_frames, clip_frames=20, min_clip_frames=5) == expected
+    moved = [(start + 7, stop + 7) for start, stop in expected]
+    assert clip_ranges(7, num_frames + 7, clip_frames=20, min_clip_frames=5) == moved
+
+
+@pytest.mark.parametrize(
+    ("spans_s", "expected"),
+    [
+        ([], [(0, 10)]),
+        ([(0.0, inf)], [(0, 10)]),
+        ([(0.5, inf)], [(5, 10)]),
+        ([(0.15, 0.5)], [(2, 5)]),  # the end is excluded
+        ([(0.0, 0.2), (0.3, 0.45)], [(0, 2), (3, 5)]),
+        ([(0.11, 0.19), (0.9, 99.0), (99.0, inf)], [(9, 10)]),
+    ],
+)
+def test_frame_spans(spans_s: list[tuple[float, float]], expected: list[tuple[int, int]]):
+    times_s = [number / 10 for number in range(10)]
+    assert frame_spans(spans_s, times_s) == expected
 
 
 def grow(plan: Sequence[Sequence[Range]], *videos: tuple[str, int]) -> list[list[Range]]:
-    return grow_plan(plan, videos, clip_frames=20, min_clip_frames=5, clips_per_shard=3)
+    return grow_plan(
+        plan,
+        [Video(sha256, [(0, num_frames)]) for sha256, num_frames in videos],
+        clip_frames=20,
+        min_clip_frames=5,
+        clips_per_shard=3,
+    )
+
+
+def bare(plan: Sequence[Sequence[Range]]) -> list[list[tuple[str, int, int]]]:
+    return [[(part.sha256, part.start, part.stop) for part in shard] for shard in plan]
 
 
 def test_a_plan_holds_videos_in_order():
-    assert grow([], ("a", 40), ("b", 50), ("c", 4), ("d", 7)) == [
+    assert bare(grow([], ("a", 40), ("b", 50), ("c", 4), ("d", 7))) == [
         [("a", 0, 20), ("a", 20, 40), ("b", 0, 20)],
         [("b", 20, 40), ("b", 40, 50), ("d", 0, 7)],
     ]
@@ -109,7 +138,7 @@ def test_a_plan_grows_by_new_shards_alone():
     before = grow([], ("b", 40), ("d", 30))
     after = grow(before, ("a", 20), ("b", 40), ("c", 20), ("d", 30))
     assert after[: len(before)] == before
-    assert after[len(before) :] == [[("a", 0, 20), ("c", 0, 20)]]
+    assert bare(after[len(before) :]) == [[("a", 0, 20), ("c", 0, 20)]]
     assert before == grow([], ("b", 40), ("d", 30))  # its argument is left as it was
 
 
@@ -117,6 +146,17 @@ def test_a_plan_that_knows_all_videos_stays():
     plan = grow([], ("a", 40), ("b", 50))
     assert grow(plan, ("b", 50), ("a", 40)) == plan
     assert grow(plan) == plan  # videos that are gone keep their place
+
+
+def test_parts_of_a_video_and_their_split_are_planned():
+    settings = {"clip_frames": 20, "min_clip_frames": 5, "clips_per_shard": 9}
+    video = Video("a", [(3, 30), (50, 58)], "validation")
+    plan = grow_plan([], [video], **settings)
+    assert plan == [[Range("a", *r, "validation") for r in ((3, 23), (23, 30), (50, 58))]]
+    assert grow_plan(plan, [video], **settings) == plan
+    for other in (video._replace(spans=[(3, 30)]), video._replace(split="train")):
+        with pytest.raises(CorpusError, match=r"choose another shards\.dir"):
+            grow_plan(plan, [other], **settings)
 
 
 def test_splits_have_the_share_that_was_asked_for():
@@ -260,7 +300,7 @@ def index(root: Path, name: str, kind: Kind = "video") -> Source:
 
 def whole(source: Source, settings: ShardSettings = SETTINGS) -> list[Range]:
     ranges = clip_ranges(source.num_frames, clip_frames=settings.clip_frames, min_clip_frames=settings.min_clip_frames)
-    return [Range(source.sha256, start, stop) for start, stop in ranges]
+    return [Range(source.sha256, start, stop, SPLIT) for start, stop in ranges]
 
 
 def write(root: Path, path: Path, sources: Sequence[Source], ranges: Sequence[Range], **changes: Any) -> Written:
@@ -311,7 +351,7 @@ def test_clips_cover_a_video(tmp_path: Path):
         assert Fraction(clip["time_base_num"], clip["time_base_den"]) == source.time_base
         assert Fraction(clip["fps_num"], clip["fps_den"]) == source.rate
         assert (clip["height"], clip["width"], clip["codec"]) == (HEIGHT, WIDTH, "png")
-        assert clip["split"] == split_of(source.sha256, 0.5)
+        assert clip["split"] == SPLIT
         assert np.array_equal(frames_of(clip), expected[start:stop])
         assert row == {
             "table": "clips",
@@ -622,19 +662,16 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Built:
     root = tmp_path_factory.mktemp("corpus")
     folder = tmp_path_factory.mktemp("shards")
     sources = []
-    for seed in range(40):
+    for seed in range(2):
         make_images(root / f"v{seed}", make_pictures(12, width=32, height=16, seed=seed))
         sources.append(index(root, f"v{seed}", "frames"))
-        by_split = {split_of(source.sha256, 0.5): source for source in sources}
-        if len(by_split) == 2:
-            break
     settings = replace(SETTINGS, width=32, height=16, clip_frames=6)
     rows: list[IndexRow] = []
     pictures = {}
-    for number, split in enumerate(("train", "validation")):
-        source = by_split[split]
+    for number, (source, split) in enumerate(zip(sources, ("train", "validation"), strict=True)):
+        ranges = [part._replace(split=split) for part in whole(source, settings)]
         path = folder / f"clips/shard-0000{number}.parquet"
-        added, _ = write_clips(str(root), path, whole(source, settings), {source.sha256: source}, settings)
+        added, _ = write_clips(str(root), path, ranges, {source.sha256: source}, settings)
         rows += added
         everything = np.stack(list(read_pictures(str(root), source, 0, 12, width=32, height=16, fit="crop")))
         pictures |= {row["id"]: part for row, part in zip(added, (everything[:6], everything[6:]), strict=True)}
