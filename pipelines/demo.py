@@ -63,10 +63,12 @@ DEFAULTS = (
     "masks.box=0.25",
     "masks.text=0.25",
     "masks.object=0.25",
-    "train.num_steps=260",
-    "train.decay_at=180",
-    # Few steps: more clips in each, of fewer frames, and a high rate, whose swings the average takes out.
-    "train.batch_size=4",
+    "train.num_steps=300",
+    "train.decay_at=220",
+    # Few steps: many small parts of clips in each, and a high rate, whose swings the average takes out.
+    "train.batch_size=8",
+    "train.crop_width=144",
+    "train.crop_height=96",
     "train.sample_frames=3",
     "train.learning_rate=1e-3",
     "train.ema_decay=0.98",
@@ -83,7 +85,7 @@ DEFAULTS = (
     "encode.crf=14",
 )
 # Real videos are less alike than those that are made.
-REAL_DEFAULTS = ("train.num_steps=400", "train.decay_at=300")
+REAL_DEFAULTS = ("train.num_steps=480", "train.decay_at=380")
 NUM_FRAMES = 60
 NUM_TRAINING_CLIPS = 12
 HELD_OUT_EVERY = 4  # of real videos
@@ -328,6 +330,7 @@ def _sheets(experiment: Experiment) -> list[Sheet]:
         weights=experiment.masks.weights(),
         seed=experiment.run.seed,
         color_jitter=options.color_jitter,
+        crop=train.crop_size(experiment, index),
     )
     drawn = [
         draw_masks(

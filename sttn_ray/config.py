@@ -137,6 +137,10 @@ class TrainSection(_Section):
     num_steps: int = Field(500_000, ge=1, description="steps of the whole training")
     batch_size: int = Field(8, ge=1, le=4096, description="clips in a step, over all workers together")
     sample_frames: int = Field(5, ge=1, le=100, description="frames taken of each clip")
+    crop_width: int | None = Field(
+        None, ge=16, description="width of the random part of a clip that is trained on, in pixels; default: all of it"
+    )
+    crop_height: int | None = Field(None, ge=16, description="height of that part")
     color_jitter: float = Field(
         0.0,
         ge=0,

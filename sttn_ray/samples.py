@@ -25,6 +25,7 @@ class Sample(NamedTuple):
         family: of the mask.
         rng: draws the mask, and nothing else.
         colors: what each value of each channel becomes, (256, 3) uint8; None: what it is.
+        place: of the part that is taken, from 0 (left, top) to 1 (right, bottom); it counts where a part is taken.
     """
 
     frames: tuple[int, ...]
@@ -32,6 +33,7 @@ class Sample(NamedTuple):
     family: Family
     rng: np.random.Generator
     colors: NDArray[np.uint8] | None
+    place: tuple[float, float]
 
 
 def step_positions(step: int, *, batch_size: int, rank: int = 0, num_workers: int = 1) -> range:
@@ -100,9 +102,10 @@ def draw_sample(
     else:
         frames = tuple(sorted(rng.choice(num_frames, sample_frames, replace=False).tolist()))
     is_flipped = bool(rng.random() < 0.5)
-    # Of a generator of their own: other colors leave the frames and the mask what they were.
+    # Of generators of their own: other colors or another part leave the frames and the mask's family what they were.
     colors = draw_colors(color_jitter, _rng(seed, epoch, f"{clip_id}/colors")) if color_jitter else None
-    return Sample(frames, is_flipped, choose_family(weights, rng), rng, colors)
+    x, y = _rng(seed, epoch, f"{clip_id}/place").random(2).tolist()
+    return Sample(frames, is_flipped, choose_family(weights, rng), rng, colors, (x, y))
 
 
 def draw_colors(jitter: float, rng: np.random.Generator) -> NDArray[np.uint8]:

@@ -39,7 +39,7 @@ from sttn_ray.errors import ConfigError, SttnError
 from sttn_ray.model.generator import PRESETS, GeneratorConfig
 from sttn_ray.model.weights import load_generator, read_checkpoint, save_generator
 from sttn_ray.samples import worker_batches
-from sttn_ray.shards.read import INDEX_FILE, read_index
+from sttn_ray.shards.read import INDEX_FILE, ShardIndex, read_index
 from sttn_ray.storage import claim, file_sha256, published, read_record, require_local, write_record
 from sttn_ray.training.data import ClipDataset, make_loader
 from sttn_ray.training.metrics import MetricsFile, describe
@@ -83,6 +83,7 @@ def run(experiment: Experiment) -> int:
             f"{shards_dir}: its frames are {index.width}x{index.height}, model.preset={experiment.model.preset} takes "
             f"{config.width}x{config.height}; build shards of that size, or choose another preset"
         )
+    crop_size(experiment, index)
     _claim(run_dir, experiment, shards_dir)
     done = read_record(run_dir / "done.json")
     if done is not None and done["step"] >= options.num_steps and (run_dir / GENERATOR_FILE).is_file():
@@ -168,13 +169,15 @@ def train_worker(job: dict[str, Any]) -> None:
 
     state = _start(experiment, device, num_workers)
     first_step = state.step
+    index = read_index(job["shards_dir"], "train")
     dataset = ClipDataset(
         job["shards_dir"],
-        read_index(job["shards_dir"], "train"),
+        index,
         sample_frames=options.sample_frames,
         weights=experiment.masks.weights(),
         seed=experiment.run.seed,
         color_jitter=options.color_jitter,
+        crop=crop_size(experiment, index),
     )
     batches = worker_batches(
         state.step, options.num_steps, batch_size=options.batch_size, rank=rank, num_workers=num_workers
@@ -296,6 +299,22 @@ def _report(state: TrainState, metrics: dict[str, float], rank: int) -> None:
 
 def _rate(state: TrainState) -> float:
     return float(state.generator_optimizer.param_groups[0]["lr"])
+
+
+def crop_size(experiment: Experiment, index: ShardIndex) -> tuple[int, int]:
+    """Width and height of what is trained on.
+
+    Raises:
+        ConfigError: it is larger than the clips.
+    """
+    options = experiment.train
+    width, height = options.crop_width or index.width, options.crop_height or index.height
+    if width > index.width or height > index.height:
+        raise ConfigError(
+            f"train.crop_width and train.crop_height: {width}x{height} is more than the clips' "
+            f"{index.width}x{index.height}"
+        )
+    return width, height
 
 
 def _generator_config(experiment: Experiment) -> GeneratorConfig:

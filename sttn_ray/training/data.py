@@ -28,7 +28,10 @@ class Batch(NamedTuple):
 
 
 class ClipDataset(Dataset[tuple[str, NDArray[np.uint8], NDArray[np.uint8]]]):
-    """The endless list of samples, by position: clip id, frames (T, H, W, 3), masks (T, H, W)."""
+    """The endless list of samples, by position: clip id, frames (T, H, W, 3), masks (T, H, W).
+
+    With `crop`, a width and a height, a random part of that size is taken of each clip, and the mask drawn in it.
+    """
 
     def __init__(
         self,
@@ -39,9 +42,11 @@ class ClipDataset(Dataset[tuple[str, NDArray[np.uint8], NDArray[np.uint8]]]):
         weights: Mapping[Family, float],
         seed: int,
         color_jitter: float = 0.0,
+        crop: tuple[int, int] | None = None,
     ) -> None:
         self._folder, self._index, self._seed = folder, index, seed
         self._sample_frames, self._weights, self._color_jitter = sample_frames, dict(weights), color_jitter
+        self._width, self._height = crop or (index.width, index.height)
 
     def __getitem__(self, position: int) -> tuple[str, NDArray[np.uint8], NDArray[np.uint8]]:
         epoch, number = clip_at(position, num_clips=len(self._index.clips), seed=self._seed)
@@ -56,8 +61,11 @@ class ClipDataset(Dataset[tuple[str, NDArray[np.uint8], NDArray[np.uint8]]]):
             color_jitter=self._color_jitter,
         )
         frames = read_clip(self._folder, clip, sample.frames)
+        room = (self._index.width - self._width, self._index.height - self._height)
+        left, top = (min(int(share * (pixels + 1)), pixels) for share, pixels in zip(sample.place, room, strict=True))
+        frames = np.ascontiguousarray(frames[:, top : top + self._height, left : left + self._width])
         if sample.colors is not None:
-            frames = cv2.LUT(frames.reshape(-1, self._index.width, 3), sample.colors[None]).reshape(frames.shape)
+            frames = cv2.LUT(frames.reshape(-1, self._width, 3), sample.colors[None]).reshape(frames.shape)
         if sample.is_flipped:
             frames = frames[:, :, ::-1]
         masks = self._masks(sample)
@@ -70,14 +78,20 @@ class ClipDataset(Dataset[tuple[str, NDArray[np.uint8], NDArray[np.uint8]]]):
             numbers, places = np.unique(sample.frames, return_inverse=True)
             masks = draw_masks(
                 sample.family,
-                height=self._index.height,
-                width=self._index.width,
+                height=self._height,
+                width=self._width,
                 frames=numbers.tolist(),
                 rng=sample.rng,
             )
             return masks[places]
         row = objects[int(sample.rng.integers(len(objects)))]
         masks = read_masks(self._folder, row, [n % row.num_frames for n in sample.frames])
+        if masks.shape[1:] != (self._height, self._width):
+            # The whole figure, smaller: a part of the picture may not hold any of it.
+            scaled = [
+                cv2.resize(m.astype(np.uint8), (self._width, self._height), interpolation=cv2.INTER_AREA) for m in masks
+            ]
+            masks = np.stack(scaled) > 0
         # Flipped on its own, so that a figure of the corpus comes over its own clip in other places too.
         return masks[:, :, ::-1] if sample.rng.random() < 0.5 else masks
 

@@ -381,7 +381,8 @@ def test_a_manifest_chooses_videos_parts_and_splits(built: Built, tmp_path: Path
     starts = {(row["start"], len(row["frames"])) for row in clip_rows(folder) if row["source"] == "a.mp4"}
     assert starts == {(5, 10), (15, 5)}
     assert verify_shards(folder).faults == []
-    assert Image.open(folder / "samples.png").width > 48
+    with Image.open(folder / "samples.png") as sheet:
+        assert sheet.width > 48
 
     before = contents(folder)
     with pytest.raises(CorpusError, match=r"other parts or another split .* choose another shards\.dir"):

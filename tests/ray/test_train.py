@@ -200,6 +200,9 @@ def test_wrong_requests_are_refused_with_all_faults(shards: Path, tmp_path: Path
         assert text in str(refused.value)
     with pytest.raises(ShardError, match="build them with"):
         program.run(load_experiment([f"shards.dir={tmp_path}", f"run.dir={tmp_path / 'run'}"]))
+    wide = words(shards, tmp_path / "run", 1, "train.crop_width=241")
+    with pytest.raises(ConfigError, match=r"241x144 is more than the clips' 240x144"):
+        program.run(load_experiment(wide))
     with pytest.raises(ConfigError, match=r"frames are 240x144, .* takes 432x240"):
         program.run(load_experiment([f"shards.dir={shards}", f"run.dir={tmp_path / 'run'}"]))
 

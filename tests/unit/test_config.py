@@ -62,6 +62,8 @@ KEYS = {
     "train.num_workers",
     "train.ema_decay",
     "train.color_jitter",
+    "train.crop_width",
+    "train.crop_height",
     "train.worker_cpus",
     "train.loader_processes",
     "train.log_interval",

@@ -232,3 +232,10 @@ def test_colors_move_by_channel_and_within_the_jitter() -> None:
 
 def test_no_jitter_is_no_change() -> None:
     np.testing.assert_array_equal(draw_colors(0.0, np.random.default_rng(0)), np.arange(256)[:, None].repeat(3, 1))
+
+
+def test_places_are_even_and_of_their_own(drawn: list[Sample]) -> None:
+    places = np.array([sample.place for sample in drawn])
+    assert ((places >= 0) & (places < 1)).all()
+    assert places.mean(0) == pytest.approx(0.5, abs=4 / sqrt(12 * NUM_DRAWS))
+    assert abs(np.corrcoef(places.T)[0, 1]) < 0.1

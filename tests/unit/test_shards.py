@@ -299,7 +299,9 @@ def index(root: Path, name: str, kind: Kind = "video") -> Source:
 
 
 def whole(source: Source, settings: ShardSettings = SETTINGS) -> list[Range]:
-    ranges = clip_ranges(source.num_frames, clip_frames=settings.clip_frames, min_clip_frames=settings.min_clip_frames)
+    ranges = clip_ranges(
+        0, source.num_frames, clip_frames=settings.clip_frames, min_clip_frames=settings.min_clip_frames
+    )
     return [Range(source.sha256, start, stop, SPLIT) for start, stop in ranges]
 
 
@@ -442,7 +444,7 @@ def test_a_damaged_video_gives_its_good_ranges_and_faults(tmp_path: Path, suffix
     written = write(tmp_path, tmp_path / "clips/0.parquet", [source], whole(source))
     assert 0 < len(written.faults) <= 3
     ranges = [(fault.start, fault.stop) for fault in written.faults]
-    assert sorted(ranges + spans(written)) == [(start, stop) for _, start, stop in whole(source)]
+    assert sorted(ranges + spans(written)) == [(part.start, part.stop) for part in whole(source)]
     assert len(written.clips) >= 3
     for fault in written.faults:
         assert fault.sha256 == source.sha256

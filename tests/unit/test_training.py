@@ -4,6 +4,7 @@ import copy
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -313,10 +314,10 @@ def write_shards(folder: Path, *, objects: bool = False) -> None:
 
 
 def dataset_of(
-    folder: Path, weights: dict[str, float] = WEIGHTS, *, sample_frames: int = 3, color_jitter: float = 0.0
+    folder: Path, weights: dict[str, float] = WEIGHTS, *, sample_frames: int = 3, **options: Any
 ) -> ClipDataset:
     index = read_index(folder, "train")
-    return ClipDataset(folder, index, sample_frames=sample_frames, weights=weights, seed=5, color_jitter=color_jitter)
+    return ClipDataset(folder, index, sample_frames=sample_frames, weights=weights, seed=5, **options)
 
 
 def test_samples_are_what_the_shards_hold(tmp_path: Path) -> None:
@@ -354,6 +355,34 @@ def test_all_frames_of_a_sample_get_the_same_colors(tmp_path: Path) -> None:
         assert not np.array_equal(wanted, frames)
         np.testing.assert_array_equal(tinted[position][1], wanted)
         np.testing.assert_array_equal(tinted[position][2], masks)
+
+
+def test_a_part_of_each_clip_can_be_taken(tmp_path: Path) -> None:
+    write_shards(tmp_path)
+    whole, parts = dataset_of(tmp_path), dataset_of(tmp_path, crop=(40, 20))
+    places = set()
+    for position in range(60):
+        (clip_id, frames, _), (same_id, part, masks) = whole[position], parts[position]
+        assert same_id == clip_id
+        assert (part.shape, masks.shape) == ((3, 20, 40, 3), (3, 20, 40))
+        assert masks.any()
+        # Its place is told by where its pixels are those of the whole frame.
+        found = [
+            (left, top)
+            for left in range(57)
+            for top in range(29)
+            if np.array_equal(frames[:, top : top + 20, left : left + 40], part)
+        ]
+        assert found
+        places.add(found[0])
+    assert len(places) > 5
+
+
+def test_object_masks_fit_the_part_that_is_taken(tmp_path: Path) -> None:
+    write_shards(tmp_path, objects=True)
+    _, frames, masks = dataset_of(tmp_path, {"object": 1.0}, crop=(48, 24))[0]
+    assert frames.shape[1:3] == masks.shape[1:] == (24, 48)
+    assert masks.any((1, 2)).all()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
