@@ -85,11 +85,11 @@ DEFAULTS = (
     "encode.crf=14",
 )
 # Real videos are less alike than those that are made.
-REAL_DEFAULTS = ("train.num_steps=480", "train.decay_at=380")
+REAL_DEFAULTS = ("train.num_steps=720", "train.decay_at=560")
 NUM_FRAMES = 60
 NUM_TRAINING_CLIPS = 12
 HELD_OUT_EVERY = 4  # of real videos
-MAX_WIDTH = 288  # of real videos that are held out; larger ones are scaled
+MAX_WIDTH = 240  # of real videos that are held out, as wide as what the network learned; larger ones are scaled
 EXAMPLE_FRAMES = (5, 30, 55)
 SHEET_COLUMNS = 5
 MaskKind = Literal["image", "folder", "video", "boxes"]
