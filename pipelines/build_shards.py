@@ -178,7 +178,7 @@ def _check(experiment: Experiment) -> None:
         faults.append(f"shards.dir={shards.dir}: lies inside corpus.root={corpus.root}; choose a folder beside it")
     if faults:
         raise ConfigError("\n".join(faults))
-    require_local(_paths(experiment))
+    require_local({**_paths(experiment), "corpus.manifest": corpus.manifest})
 
 
 def _paths(experiment: Experiment) -> dict[str, str | None]:
@@ -222,7 +222,8 @@ def _index_videos(root: str, wanted: Sequence[Wanted], shards: ShardsDir, experi
     with ProgressLine(progress, num_items=len(rows), interval_s=interval_s, items="indexed: videos"):
         for row in dataset.iter_rows():
             videos.append(row)
-            failed += _failed([row])
+            if row["status"] == "failed":
+                failed.append(row)
             # Not only at the end: of a hundred thousand files that would be hours later.
             refuse_too_many_failures(failed, len(rows), experiment.corpus.max_error_fraction)
     return sorted(videos, key=lambda row: row["number"])

@@ -145,7 +145,7 @@ class TrainSection(_Section):
         0.0,
         ge=0,
         le=1,
-        description="how far each color's contrast and brightness change by sample, a helper of few clips",
+        description="how far each channel's contrast and brightness change by sample, for few clips",
     )
     learning_rate: float = Field(1e-4, gt=0, description="of both networks' Adam")
     decay_at: Steps = Field((150_000, 300_000), description="steps at each of which the learning rate falls to a tenth")

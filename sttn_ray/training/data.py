@@ -63,7 +63,7 @@ class ClipDataset(Dataset[tuple[str, NDArray[np.uint8], NDArray[np.uint8]]]):
         frames = read_clip(self._folder, clip, sample.frames)
         room = (self._index.width - self._width, self._index.height - self._height)
         left, top = (min(int(share * (pixels + 1)), pixels) for share, pixels in zip(sample.place, room, strict=True))
-        frames = np.ascontiguousarray(frames[:, top : top + self._height, left : left + self._width])
+        frames = frames[:, top : top + self._height, left : left + self._width]
         if sample.colors is not None:
             frames = cv2.LUT(frames.reshape(-1, self._width, 3), sample.colors[None]).reshape(frames.shape)
         if sample.is_flipped:

@@ -480,8 +480,8 @@ def test_wrong_requests_name_every_fault(tmp_path: Path, capsys: pytest.CaptureF
         "error: shards.min_clip_frames=9: is more than shards.clip_frames=8",
         f"error: shards.dir={tmp_path}/a: lies inside corpus.root={tmp_path}; choose a folder beside it",
     ]
-    lines = refused(capsys, "corpus.root=s3://a/b", "shards.dir=s3://a/c")
-    assert len(lines) == 2
+    lines = refused(capsys, "corpus.root=s3://a/b", "shards.dir=s3://a/c", "corpus.manifest=s3://a/d.csv")
+    assert len(lines) == 3
     assert all("object stores are not supported yet" in line for line in lines)
     (line,) = refused(capsys, f"corpus.root={tmp_path}/none", f"shards.dir={tmp_path}/a")
     assert "none: no such folder" in line
