@@ -85,7 +85,7 @@ DEFAULTS = (
     "encode.crf=14",
 )
 # Real videos are less alike than those that are made.
-REAL_DEFAULTS = ("train.num_steps=720", "train.decay_at=560")
+REAL_DEFAULTS = ("train.num_steps=840", "train.decay_at=660")
 NUM_FRAMES = 60
 NUM_TRAINING_CLIPS = 12
 HELD_OUT_EVERY = 4  # of real videos
