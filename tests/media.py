@@ -19,6 +19,8 @@ from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 from PIL import Image
 
+from sttn_ray.video.encode import repeatable_x264
+
 SAMPLE_RATE = 48000
 Picture = Callable[[int], NDArray[np.floating]]
 
@@ -85,7 +87,7 @@ def make_video(
     with av.open(str(path), "w", options=file_options) as container:
         container.metadata.update(metadata or {})
         stream = container.add_stream(
-            codec, rate=rate, options={**_encoder_options(codec, gop, open_gop), **(options or {})}
+            codec, rate=rate, options=_repeatable({**_encoder_options(codec, gop, open_gop), **(options or {})}, codec)
         )
         context = stream.codec_context
         context.width, context.height, context.pix_fmt = width, height, pix_fmt
@@ -233,6 +235,12 @@ def _encoder_options(codec: str, gop: int, open_gop: bool) -> dict[str, str]:
     if codec == "libvpx-vp9":
         return {"cpu-used": "8", "deadline": "realtime"}
     return {}
+
+
+def _repeatable(options: dict[str, str], codec: str) -> dict[str, str]:
+    if codec != "libx264":
+        return options
+    return {**options, "x264-params": ":".join([options["x264-params"], *repeatable_x264()])}
 
 
 def _sine(context: av.AudioCodecContext, num_samples: int) -> list[av.AudioFrame]:

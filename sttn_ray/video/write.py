@@ -8,6 +8,8 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from sttn_ray.video.encode import repeatable_x264
+
 SAMPLE_RATE = 48000
 
 
@@ -21,7 +23,8 @@ def write_clip(path: Path, frames: Iterable[NDArray[np.uint8]], *, fps: int, sou
         sound: (samples,) mono in [-1, 1] at 48 kHz, as long as the frames.
     """
     with av.open(str(path), "w", format="mp4", options={"fflags": "+bitexact"}) as container:
-        video = container.add_stream("libx264", rate=fps, options={"crf": "14", "preset": "veryfast"})
+        options = {"crf": "14", "preset": "veryfast", "x264-params": ":".join(repeatable_x264())}
+        video = container.add_stream("libx264", rate=fps, options=options)
         audio = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono")
         video.codec_context.thread_count = 1
         video.pix_fmt = "yuv420p"

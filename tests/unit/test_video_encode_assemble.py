@@ -180,6 +180,14 @@ def test_done_twice_gives_the_same_bytes(tmp_path: Path, suffix: str):
     assert first.read_bytes() == second.read_bytes()
 
 
+@pytest.mark.parametrize("codec", ["libx264", "x264-lossless"])
+def test_an_encode_of_the_same_frames_repeats_itself(tmp_path: Path, codec: str):
+    index = index_video(str(make_video(tmp_path / "a.mp4", num_frames=60)))
+    settings = replace(encoder_settings(index, codec), preset="fast")
+    hashes = {encode_all(index, settings, tmp_path / "out", cuts=(0,))[1][0].sha256 for _ in range(25)}
+    assert len(hashes) == 1
+
+
 def test_titles_chapters_and_subtitles_are_copied(tmp_path: Path):
     plain = make_video(tmp_path / "plain.mp4", num_frames=30, audio="libmp3lame")
     (tmp_path / "words.srt").write_text("1\n00:00:00,100 --> 00:00:00,900\nHello\n\n")
