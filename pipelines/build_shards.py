@@ -2,9 +2,11 @@
 
 Reads a folder of video files, folders of frames and zips of frames, at any depth; folders named Annotations hold
 object masks. Writes Parquet shards of clips and of masks, index.parquet, and videos.parquet with a row for every video.
+Both may lie on a disk or in an object store.
 
     python -m pipelines.build_shards corpus.root=videos shards.dir=shards
     python -m pipelines.build_shards configs/davis.yaml corpus.root=DAVIS shards.dir=shards/davis
+    python -m pipelines.build_shards corpus.root=s3://archive/videos shards.dir=s3://archive/shards
     python -m pipelines.build_shards --verify shards
 
 The same command again does what is missing: after an interruption, and for videos that have come since. --verify reads
@@ -14,14 +16,15 @@ Exit status: 0 all videos are in the shards, 1 some are not (videos.parquet says
 request is wrong.
 """
 
+import json
 import logging
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
-from pathlib import Path
-from typing import Any, get_args
+from pathlib import Path, PurePath, PurePosixPath
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,16 +33,17 @@ from PIL import Image
 
 import sttn_ray
 from sttn_ray import cluster
-from sttn_ray.config import Experiment, exit_with_faults, run_program
-from sttn_ray.corpus import Corpus, Entry, Source, find_entries, index_source
+from sttn_ray.config import Experiment, exit_with_faults, load_experiment, run_program
+from sttn_ray.corpus import Entry, find_entries
 from sttn_ray.errors import ConfigError, CorpusError, ShardError, SttnError, failed_outcome
-from sttn_ray.masks.draw import Family
 from sttn_ray.model.generator import PRESETS
+from sttn_ray.paths import StoragePath, as_path, is_remote, use_endpoint
 from sttn_ray.report.samples import sample_sheet
 from sttn_ray.selection import Wanted, select_by_manifest, select_listed, select_matching
-from sttn_ray.shards.plan import Range, frame_spans, grow_plan
+from sttn_ray.shards.jobs import find_source, shards_to_do, write_shard
+from sttn_ray.shards.plan import frame_spans, grow_plan
 from sttn_ray.shards.read import INDEX_FILE, read_index
-from sttn_ray.shards.records import ShardsDir, object_masks_file
+from sttn_ray.shards.records import ShardsDir
 from sttn_ray.shards.tables import INDEX_SCHEMA
 from sttn_ray.shards.verify import verify_shards
 from sttn_ray.shards.videos import (
@@ -51,23 +55,15 @@ from sttn_ray.shards.videos import (
     set_splits,
     to_plan,
 )
-from sttn_ray.shards.write import (
-    Fault,
-    IndexRow,
-    ShardSettings,
-    write_clips,
-    write_drawn_masks,
-    write_object_masks,
-)
-from sttn_ray.storage import claim, file_stats, published, record_hash, require_local
+from sttn_ray.shards.write import IndexRow, ShardSettings
+from sttn_ray.storage import claim, published
 from sttn_ray.training.data import ClipDataset
 
 from .progress import Progress, ProgressLine, prepare_data
 
 log = logging.getLogger(__name__)
 
-SECTIONS = ("run", "corpus", "shards", "model")
-DRAWN_MASKS = "masks/drawn.parquet"
+SECTIONS = ("run", "storage", "corpus", "shards", "model")
 SHEET = "samples.png"
 SHEET_ROWS = 8
 # To be raised when the same settings give other shards.
@@ -81,10 +77,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "--verify" in words:
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
         words.remove("--verify")
-        if len(words) != 1:
+        settings = [word for word in words if "=" in word]
+        folders = [word for word in words if "=" not in word]
+        if len(folders) != 1:
             exit_with_faults(ConfigError("--verify takes the folder of the shards: --verify DIR"))
         try:
-            return verify(words[0])
+            use_endpoint(load_experiment(settings).storage.endpoint_url)
+            return verify(folders[0])
         except SttnError as error:
             exit_with_faults(error)
     return run_program(__doc__ or "", SECTIONS, run, words)
@@ -109,6 +108,7 @@ def run(experiment: Experiment) -> int:
     """
     start_s = time.monotonic()
     _check(experiment)
+    use_endpoint(experiment.storage.endpoint_url)
     root, shards = experiment.corpus.root or "", ShardsDir(experiment.shards.dir or "")
     corpus = find_entries(root)
     wanted = _wanted(corpus.entries, experiment)
@@ -140,7 +140,8 @@ def run(experiment: Experiment) -> int:
         clips_per_shard=settings.clips_per_shard,
     )
     shards.write_plan(plan)
-    todo = _shards_to_do(root, plan, videos, corpus, experiment.shards.masks_per_family)
+    paths = {row["sha256"]: row["path"] for row in videos if row["status"] == "done"}
+    todo = shards_to_do(root, plan, paths, corpus, experiment.shards.masks_per_family)
     index, faults, failed = _write_shards(root, shards, todo, settings, experiment.run.seed, interval_s)
     for row in failed:
         log.error("%s: not written: %s", row["file"], row["reason"])
@@ -174,11 +175,19 @@ def _check(experiment: Experiment) -> None:
         faults.append(
             f"shards.min_clip_frames={shards.min_clip_frames}: is more than shards.clip_frames={shards.clip_frames}"
         )
-    if corpus.root and shards.dir and Path(shards.dir).absolute().is_relative_to(Path(corpus.root).absolute()):
+    for name, path in {**_paths(experiment), "corpus.manifest": corpus.manifest}.items():
+        try:
+            as_path(path or "")
+        except ConfigError as error:
+            faults.append(f"{name}={error}")
+    if not faults and corpus.root and shards.dir and _absolute(shards.dir).is_relative_to(_absolute(corpus.root)):
         faults.append(f"shards.dir={shards.dir}: lies inside corpus.root={corpus.root}; choose a folder beside it")
     if faults:
         raise ConfigError("\n".join(faults))
-    require_local({**_paths(experiment), "corpus.manifest": corpus.manifest})
+
+
+def _absolute(path: str) -> PurePath:
+    return PurePosixPath(path) if is_remote(path) else Path(path).absolute()
 
 
 def _paths(experiment: Experiment) -> dict[str, str | None]:
@@ -242,7 +251,7 @@ def make_index_fn(
         try:
             if row["fault"]:
                 raise CorpusError(row["fault"])
-            source = _find_source(root, entry, shards, frames_fps)
+            source = find_source(root, entry, shards, frames_fps)
             times_s = [float((pts - source.pts[0]) * source.time_base) for pts in source.pts]
             spans = frame_spans(row["spans"], times_s)
         except Exception as error:  # noqa: BLE001 -- this operator's one boundary
@@ -258,51 +267,6 @@ def _failed(videos: Iterable[Row]) -> list[Row]:
     return [row for row in videos if row["status"] == "failed"]
 
 
-def _find_source(root: str, entry: Entry, shards: ShardsDir, frames_fps: Fraction) -> Source:
-    """What a video holds, from its record where its files are as they were."""
-    try:
-        source = shards.read_source(entry.path) if shards.source_is_current(root, entry.path) else None
-        stats = file_stats(str(Path(root) / entry.path))
-    except OSError as error:  # a link to nothing, or a name with replaced bytes
-        advice = "; its name is not UTF-8: rename it" if "\N{REPLACEMENT CHARACTER}" in entry.path else ""
-        raise CorpusError(f"{entry.path}: cannot be read ({error.strerror}){advice}") from error
-    if source is None:
-        source = index_source(root, entry, frames_fps=frames_fps)
-        shards.write_source(root, source, stats)
-    return source
-
-
-def _shards_to_do(
-    root: str, plan: Sequence[Sequence[Range]], videos: Sequence[Row], corpus: Corpus, masks_per_family: int
-) -> list[Row]:
-    """A row for every shard file: its name, its content, and the frames in it."""
-    paths = {row["sha256"]: row["path"] for row in videos if row["status"] == "done"}
-    rows = [
-        {
-            "file": f"clips/shard-{number:05d}.parquet",
-            "ranges": [{**part._asdict(), "path": paths.get(part.sha256, "")} for part in shard],
-            "content": record_hash(shard),
-            "frames": sum(part.stop - part.start for part in shard),
-        }
-        for number, shard in enumerate(plan)
-    ]
-    masks: list[Row] = [
-        {"file": object_masks_file(entry), "path": entry.path, "kind": entry.kind, "content": _content(root, entry)}
-        for entry in corpus.object_masks
-    ]
-    if masks_per_family:
-        masks.append({"file": DRAWN_MASKS, "content": f"{masks_per_family} of each family", "count": masks_per_family})
-    blank = {"ranges": [], "path": "", "kind": "", "count": 0, "frames": 0}
-    return [blank | row | {"number": number} for number, row in enumerate([*masks, *rows])]
-
-
-def _content(root: str, entry: Entry) -> str:
-    try:
-        return record_hash(file_stats(str(Path(root) / entry.path)))
-    except OSError as error:  # a link to nothing, which reading passes over
-        return str(error)
-
-
 def _write_shards(
     root: str, shards: ShardsDir, todo: Sequence[Row], settings: ShardSettings, seed: int, interval_s: float
 ) -> tuple[list[IndexRow], list[Row], list[Row]]:
@@ -316,11 +280,9 @@ def _write_shards(
     with ProgressLine(progress, num_items=len(todo), interval_s=interval_s, items="shards"):
         rows = sorted(dataset.iter_rows(), key=lambda row: row["number"])
     failed = [row for row in rows if row["status"] == "failed"]
-    records = [shards.read_done(row["file"], row["content"]) for row in rows if row["status"] != "failed"]
     index: list[IndexRow] = []
     faults: list[Row] = []
-    for record in records:
-        assert record is not None
+    for record in (json.loads(row["record"]) for row in rows if row["status"] != "failed"):
         index += record["rows"]
         faults += record["faults"]
     return sorted(index, key=lambda row: (row["table"], row["file"], row["row_group"])), faults, failed
@@ -329,19 +291,14 @@ def _write_shards(
 def make_write_fn(
     root: str, shards: ShardsDir, settings: ShardSettings, seed: int, progress: ray.actor.ActorHandle
 ) -> Callable[[Row], Row]:
-    """Rows of `_shards_to_do` to rows of number, file, content, status and what failed.
-
-    What was written is kept in a record, from which the index is made.
-    """
+    """Rows of `shards_to_do` to rows of number, file, the record of what was written, status and what failed."""
 
     def write(row: Row) -> Row:
-        short = {name: row[name] for name in ("number", "file", "content")}
+        short = {"number": row["number"], "file": row["file"], "record": ""}
         short |= {"status": "done", "step": "", "error": "", "reason": "", "is_unexpected": False}
         try:
-            present = {part["sha256"] for part in row["ranges"] if part["path"]}
-            if shards.read_done(row["file"], row["content"], present) is None:
-                rows, faults = _write_one(root, shards, row, settings, seed)
-                shards.write_done(row["file"], row["content"], rows, faults)
+            # As text: Ray would make one type of all records, some of which are empty.
+            short["record"] = json.dumps(write_shard(root, shards, row, settings, seed))
         except Exception as error:  # noqa: BLE001 -- this operator's one boundary
             progress.finish.remote(row["number"], "failed")
             return short | failed_outcome("write", error)
@@ -352,39 +309,13 @@ def make_write_fn(
     return write
 
 
-def _write_one(
-    root: str, shards: ShardsDir, row: Row, settings: ShardSettings, seed: int
-) -> tuple[list[IndexRow], list[Fault]]:
-    path = shards.folder / row["file"]
-    if row["file"] == DRAWN_MASKS:
-        families = get_args(Family)
-        rows = write_drawn_masks(path, families, masks_per_family=row["count"], seed=seed, settings=settings)
-        return rows, []
-    if row["path"]:
-        return write_object_masks(root, path, Entry(row["path"], row["kind"]), settings), []
-    ranges: list[Range] = []
-    faults: list[Fault] = []
-    sources: dict[str, Source] = {}
-    for part in row["ranges"]:
-        found = Range(part["sha256"], part["start"], part["stop"], part["split"])
-        source = sources.get(found.sha256) or (shards.read_source(part["path"]) if part["path"] else None)
-        if source is None:
-            gone = CorpusError(f"the video {found.sha256[:16]} is planned for this shard, and gone from the corpus")
-            faults.append(Fault(found.sha256, found.start, found.stop, gone, "gone"))
-            continue
-        sources[found.sha256] = source
-        ranges.append(found)
-    rows, more = write_clips(root, path, ranges, sources, settings)
-    return rows, faults + more
-
-
-def _write_table(path: Path, rows: Sequence[Row], schema: pa.Schema) -> None:
+def _write_table(path: StoragePath, rows: Sequence[Row], schema: pa.Schema) -> None:
     table = pa.Table.from_pylist([{name: row[name] for name in schema.names} for row in rows], schema)
     with published(path) as temporary:
         pq.write_table(table, temporary)
 
 
-def _write_sheet(folder: Path, experiment: Experiment) -> None:
+def _write_sheet(folder: StoragePath, experiment: Experiment) -> None:
     """A picture of random clips with masks as training draws them, so that a person sees what was built."""
     try:
         index = read_index(folder, "train")

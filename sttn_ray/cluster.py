@@ -7,6 +7,7 @@ import ray
 from ray._private.services import find_bootstrap_address  # what `ray start` wrote; no public way to ask
 
 from sttn_ray.errors import ConfigError
+from sttn_ray.paths import ENDPOINT_VARIABLE, is_remote
 
 log = logging.getLogger(__name__)
 
@@ -34,13 +35,18 @@ def connect() -> None:
 
 def _join(address: str) -> bool:
     try:
-        ray.init(address=address, logging_level=logging.WARNING)
+        ray.init(address=address, logging_level=logging.WARNING, runtime_env={"env_vars": _shared_environment()})
     except ConnectionError as error:
         if os.environ.get("RAY_ADDRESS"):
             raise ConfigError(f"RAY_ADDRESS={address}: no Ray cluster answers there ({error})") from error
         return False  # what an earlier `ray start` left behind
     log.info("joined the Ray cluster at %s", address)
     return True
+
+
+def _shared_environment() -> dict[str, str]:
+    """What the processes of another machine must know of this one's environment; no credentials."""
+    return {name: os.environ[name] for name in (ENDPOINT_VARIABLE,) if name in os.environ}
 
 
 def num_nodes() -> int:
@@ -61,7 +67,7 @@ def require_shared_paths(paths: dict[str, str | None]) -> None:
     faults = [
         f"{name}={path}: is relative, and the cluster has {nodes} nodes; give the absolute path of storage that all see"
         for name, path in paths.items()
-        if path and not os.path.isabs(path)
+        if path and not os.path.isabs(path) and not is_remote(path)
     ]
     if nodes > 1 and faults:
         raise ConfigError("\n".join(faults))

@@ -6,13 +6,15 @@ these sections: below them, functions take plain arguments.
 
 import difflib
 import logging
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
+from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 
 from sttn_ray.corpus import Fit
@@ -59,11 +61,34 @@ class RunSection(_Section):
     )
 
 
+class StorageSection(_Section):
+    """Where `s3://` paths lie; credentials come from the environment, never from here."""
+
+    endpoint_url: str | None = Field(
+        None, description="address of an S3 store other than AWS's, as in https://minio.example.org"
+    )
+    cache_dir: str | None = Field(
+        None, description="folder on each node that keeps clips once they were read from a store; default: none is kept"
+    )
+    cache_gb: float = Field(100.0, gt=0, description="size to which it grows, in 1e9 bytes")
+
+    @field_validator("endpoint_url")
+    @classmethod
+    def _is_plain_address(cls, url: str | None) -> str | None:
+        parts = urlsplit(url or "http://none")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("expected http://host:port or https://host")
+        if parts.username or parts.password:
+            raise ValueError("holds a password; give credentials in the environment")
+        return url
+
+
 class CorpusSection(_Section):
     """What there is to train on."""
 
     root: str | None = Field(
-        None, description="folder of training videos: video files, folders of frames, zips of frames, at any depth"
+        None,
+        description="folder, or s3:// path, of training videos: video files, folders and zips of frames, at any depth",
     )
     include: Words = Field(
         (),
@@ -85,7 +110,7 @@ class CorpusSection(_Section):
 class ShardsSection(_Section):
     """Training clips, decoded and scaled once."""
 
-    dir: str | None = Field(None, description="folder of the shards: build_shards writes it, training reads it")
+    dir: str | None = Field(None, description="folder or s3:// path of the shards, for training to read")
     width: int | None = Field(
         None, ge=16, le=4096, description="width of the frames in pixels; default: that of model.preset"
     )
@@ -225,6 +250,7 @@ class Experiment(_Section):
     """All sections, in the order of the journey."""
 
     run: RunSection = RunSection()
+    storage: StorageSection = StorageSection()
     corpus: CorpusSection = CorpusSection()
     shards: ShardsSection = ShardsSection()
     masks: MasksSection = MasksSection()
@@ -376,7 +402,8 @@ def _fault(detail: Any) -> str:
         near = difflib.get_close_matches(where, known, n=1, cutoff=0)
         hint = f"; did you mean {near[0]}?" if near else ""
         return f"{where}: no such setting{hint}"
-    return f"{where}={detail['input']}: {detail['msg'][0].lower()}{detail['msg'][1:]}"
+    value = re.sub("//[^/@]*@", "//...@", str(detail["input"]))  # a password is not said again
+    return f"{where}={value}: {detail['msg'][0].lower()}{detail['msg'][1:]}"
 
 
 def _default_text(value: Any) -> str:

@@ -1,12 +1,11 @@
 """What there is to train on: video files, folders of frames and zips of frames below one folder."""
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any, Literal, NamedTuple
 
 import cv2
@@ -16,6 +15,7 @@ from PIL import Image
 
 from sttn_ray.errors import CorpusError
 from sttn_ray.images import image_files, image_names, is_image, natural_key, open_image
+from sttn_ray.paths import below, walk
 from sttn_ray.video.color import scaled_rgb
 from sttn_ray.video.decode import decode_range
 from sttn_ray.video.index import VideoIndex, index_video
@@ -49,50 +49,40 @@ class Corpus(NamedTuple):
 def find_entries(root: str) -> Corpus:
     """List a corpus: every video file, every folder that holds images, every zip; hidden ones are left out.
 
-    Folders and zips below one named `Annotations` are object masks. In a name that is not UTF-8, which no shard and no
-    report could hold, the odd bytes are replaced, so that it cannot be opened and becomes an error of its own.
+    Folders and zips below one named `Annotations` are object masks.
 
     Raises:
         CorpusError: the root is missing, or holds nothing to train on.
+        StorageError: it cannot be read.
     """
-    if not Path(root).is_dir():
-        raise CorpusError(f"{root}: no such folder; corpus.root is the folder below which the training videos lie")
-    entries: list[Entry] = []
-    object_masks: list[Entry] = []
+    entries: set[Entry] = set()
+    object_masks: set[Entry] = set()
     ignored: Counter[str] = Counter()
-    for folder, folders, files in os.walk(root, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and not _is_loop(folder, name))
-        where = Path(_as_utf8(os.path.relpath(folder, root)))
-        found = object_masks if ANNOTATIONS in where.parts else entries
-        if any(is_image(name) for name in files):
-            found.append(Entry(where.as_posix(), "frames"))
-        for name in map(_as_utf8, files):
-            suffix = Path(name).suffix.lower()
-            if name.startswith(".") or is_image(name):
-                continue
-            if suffix == ".zip":
-                found.append(Entry((where / name).as_posix(), "zip"))
+    try:
+        for folder, name in walk(root):
+            where, suffix = PurePosixPath(folder), PurePosixPath(name).suffix.lower()
+            found = object_masks if ANNOTATIONS in where.parts else entries
+            if is_image(name):
+                found.add(Entry(folder, "frames"))
+            elif suffix == ".zip":
+                found.add(Entry((where / name).as_posix(), "zip"))
             elif suffix in VIDEO_SUFFIXES:
-                found.append(Entry((where / name).as_posix(), "video"))
+                found.add(Entry((where / name).as_posix(), "video"))
             else:
                 ignored[suffix or name] += 1
+    except FileNotFoundError as error:
+        raise CorpusError(
+            f"{root}: no such folder; corpus.root is the folder below which the training videos lie"
+        ) from error
     if not entries:
         raise CorpusError(
             f"{root}: holds no video file, folder of images or zip of images; other files: {dict(ignored) or 'none'}"
         )
-    for found in (entries, object_masks):
-        found.sort(key=lambda entry: natural_key(entry.path))
-    return Corpus(entries, object_masks, ignored)
+    return Corpus(_in_order(entries), _in_order(object_masks), ignored)
 
 
-def _is_loop(folder: str, name: str) -> bool:
-    """Whether a folder's entry is a link to a folder that holds it."""
-    path = os.path.join(folder, name)
-    return os.path.islink(path) and Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(path))
-
-
-def _as_utf8(name: str) -> str:
-    return os.fsencode(name).decode("utf-8", "replace")
+def _in_order(entries: set[Entry]) -> list[Entry]:
+    return sorted(entries, key=lambda entry: (natural_key(entry.path), entry.path))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,9 +138,10 @@ def index_source(root: str, entry: Entry, *, frames_fps: Fraction) -> Source:
         frames_fps: the rate of folders and zips of frames, which do not tell it.
 
     Raises:
-        VideoError, CorpusError: it cannot be read, or is of a kind that is not supported.
+        VideoError, CorpusError: it is damaged, or of a kind that is not supported.
+        StorageError: it cannot be read.
     """
-    path = os.path.join(root, entry.path)
+    path = str(below(root, entry.path))
     if entry.kind == "video":
         index = index_video(path)
         width, height = index.displayed_size
@@ -201,7 +192,8 @@ def read_pictures(
     grows.
 
     Raises:
-        VideoError, CorpusError: a frame cannot be read.
+        VideoError, CorpusError: a frame is damaged.
+        StorageError: one cannot be read.
     """
     scaled = scaled_size(source.width, source.height, width, height, fit)
     left, top = (scaled[0] - width) // 2, (scaled[1] - height) // 2
@@ -226,7 +218,7 @@ def _read_video(index: VideoIndex, start: int, stop: int, size: tuple[int, int])
 
 
 def _read_images(root: str, source: Source, start: int, stop: int) -> Iterator[NDArray[np.uint8]]:
-    for name, data in image_files(os.path.join(root, source.path), source.files[start:stop], CorpusError):
+    for name, data in image_files(str(below(root, source.path)), source.files[start:stop], CorpusError):
         try:
             picture = _as_rgb(open_image(data, name, CorpusError))
         except (OSError, SyntaxError, ValueError) as error:

@@ -1,16 +1,18 @@
 """Folders and zips of images, and single ones, read with limits before anything is decoded."""
 
+import errno
 import io
 import lzma
 import re
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from pathlib import PurePosixPath
 
 from PIL import Image, UnidentifiedImageError
 
-from sttn_ray.errors import SttnError
+from sttn_ray.errors import StorageError, SttnError
+from sttn_ray.paths import StoragePath, as_path, file_names, open_binary, read_files, reading, reason
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
 MAX_IMAGE_PIXELS = 100_000_000
@@ -28,7 +30,7 @@ def natural_key(name: str) -> list[tuple[int, str]]:
 
 def is_image(name: str) -> bool:
     """Whether a file's or a zip member's name is that of an image; hidden files and macOS leftovers are not."""
-    path = Path(name)
+    path = PurePosixPath(name)
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and not name.startswith("__MACOSX")
 
 
@@ -36,16 +38,21 @@ def image_names(path: str, error_class: ErrorClass) -> list[str]:
     """Names of the images directly in a folder, or anywhere in a zip, in natural order.
 
     Raises:
-        error_class: the zip cannot be read.
+        error_class: there is none, or it is not a zip.
+        StorageError: it cannot be read.
     """
-    if Path(path).is_dir():
-        names = [p.name for p in Path(path).iterdir() if p.is_file()]
-    else:
-        try:
-            with zipfile.ZipFile(path) as archive:
-                names = [info.filename for info in archive.infolist() if not info.is_dir()]
-        except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError, IndexError) as error:
-            raise error_class(f"{path}: is not a zip file ({error})") from error
+    where = as_path(path)
+    try:
+        with reading(path):
+            if where.is_dir():
+                names = file_names(where)
+            else:
+                with open_binary(path) as file, zipfile.ZipFile(file) as archive:
+                    names = [info.filename for info in archive.infolist() if not info.is_dir()]
+    except (zipfile.BadZipFile, NotImplementedError, FileNotFoundError, ValueError, IndexError) as error:
+        raise error_class(f"{path}: is not a zip file ({error})") from error
+    except StorageError as error:
+        raise _damage(error, path, error_class) from error
     return sorted(filter(is_image, names), key=natural_key)
 
 
@@ -55,37 +62,55 @@ def image_files(path: str, names: Iterable[str], error_class: ErrorClass) -> Ite
     Members of a zip are read in memory, never unpacked to a path.
 
     Raises:
-        error_class: one cannot be read, or is too large.
+        error_class: one is missing, damaged, or too large.
+        StorageError: one cannot be read.
     """
-    if Path(path).is_dir():
-        for name in names:
-            file = Path(path) / name
-            yield str(file), file_bytes(file, error_class)
+    where = as_path(path)
+    with reading(path):
+        is_folder = where.is_dir()
+    if is_folder:
+        yield from _folder_files(where, names, error_class)
         return
-    with zipfile.ZipFile(path) as archive:
+    with open_binary(path) as file, zipfile.ZipFile(file) as archive:
         for name in names:
             label = f"{path}:{name}"
             if archive.getinfo(name).file_size > MAX_IMAGE_BYTES:
                 raise error_class(f"{label}: claims more than {MAX_IMAGE_BYTES} bytes; not read")
             try:
-                yield label, archive.read(name)
-            except (RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
+                with reading(label):
+                    data = archive.read(name)
+            except (RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
                 # Encrypted, or damaged.
                 raise error_class(f"{label}: cannot be read ({error})") from error
+            except StorageError as error:
+                raise _damage(error, label, error_class) from error
+            yield label, data
 
 
-def file_bytes(path: Path, error_class: ErrorClass) -> bytes:
+def _damage(error: StorageError, name: str, error_class: ErrorClass) -> SttnError:
+    """Of a zip that points outside itself: asking for such a place is invalid, and no fault of the storage."""
+    is_invalid = getattr(error.__cause__, "errno", None) == errno.EINVAL
+    return error_class(f"{name}: cannot be read (the zip is damaged)") if is_invalid else error
+
+
+def file_bytes(path: StoragePath, error_class: ErrorClass) -> bytes:
     """The bytes of a file that holds an image.
 
     Raises:
-        error_class: it cannot be read, or is too large.
+        error_class: it is missing, or too large.
+        StorageError: it cannot be read.
     """
+    return next(_folder_files(path.parent, [path.name], error_class))[1]
+
+
+def _folder_files(folder: StoragePath, names: Iterable[str], error_class: ErrorClass) -> Iterator[tuple[str, bytes]]:
     try:
-        if path.stat().st_size > MAX_IMAGE_BYTES:
-            raise error_class(f"{path}: has more than {MAX_IMAGE_BYTES} bytes; not read")
-        return path.read_bytes()
-    except OSError as error:
-        raise error_class(f"{path}: cannot be read ({error.strerror})") from error
+        for name, data in read_files(folder, names, MAX_IMAGE_BYTES):
+            if data is None:
+                raise error_class(f"{folder / name}: has more than {MAX_IMAGE_BYTES} bytes; not read")
+            yield str(folder / name), data
+    except FileNotFoundError as error:
+        raise error_class(f"{error.filename or folder}: cannot be read ({reason(error)})") from error
 
 
 def open_image(data: bytes, name: str, error_class: ErrorClass) -> Image.Image:

@@ -3,13 +3,15 @@
 import csv
 import json
 from collections.abc import Collection
-from pathlib import Path
-from typing import Any
+from io import TextIOWrapper
+from pathlib import PurePosixPath
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sttn_ray.errors import SttnError
+from sttn_ray.paths import ALL, open_binary, reading
 
 Row = dict[str, Any]
 
@@ -26,16 +28,18 @@ def read_rows(path: str, what: str, error: type[SttnError], *, columns: Collecti
 
     Raises:
         `error`: the file is missing, is of another kind, has other columns, or has no rows.
+        StorageError: it cannot be read.
     """
     readers = {".csv": _read_csv, ".jsonl": _read_json_lines, ".parquet": _read_parquet}
-    reader = readers.get(Path(path).suffix.lower())
+    reader = readers.get(PurePosixPath(path).suffix.lower())
     if reader is None:
         raise error(f"{path}: a {what} is a file ending in {', '.join(readers)}")
     try:
-        rows = reader(path)
+        with reading(path), open_binary(path, ahead=ALL) as file:
+            rows = reader(file)
     except FileNotFoundError as fault:
         raise error(f"{path}: no such {what}") from fault
-    except (OSError, ValueError, csv.Error, pa.ArrowException) as fault:
+    except (ValueError, csv.Error, pa.ArrowException) as fault:
         raise error(f"{path}: cannot be read as a {what}: {fault}") from fault
     if not rows:
         raise error(f"{path}: holds no rows")
@@ -49,19 +53,19 @@ def read_rows(path: str, what: str, error: type[SttnError], *, columns: Collecti
     return rows
 
 
-def _read_csv(path: str) -> list[Row]:
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
+def _read_csv(file: IO[bytes]) -> list[Row]:
+    with TextIOWrapper(file, newline="", encoding="utf-8-sig") as text:
+        rows: list[Row] = list(csv.DictReader(text))
     for number, row in enumerate(rows, 2):
         if None in row or None in row.values():
             raise ValueError(f"line {number} has another number of fields than the header")
     return rows
 
 
-def _read_json_lines(path: str) -> list[Row]:
+def _read_json_lines(file: IO[bytes]) -> list[Row]:
     rows = []
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
+    with TextIOWrapper(file, encoding="utf-8") as text:
+        for number, line in enumerate(text, 1):
             if line.strip():
                 row = json.loads(line)
                 if not isinstance(row, dict):
@@ -70,5 +74,5 @@ def _read_json_lines(path: str) -> list[Row]:
     return rows
 
 
-def _read_parquet(path: str) -> list[Row]:
-    return pq.read_table(path).to_pylist()
+def _read_parquet(file: IO[bytes]) -> list[Row]:
+    return pq.read_table(file).to_pylist()

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from itertools import pairwise
 from math import inf
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, Literal, NamedTuple
 
 from sttn_ray.corpus import Entry
 from sttn_ray.errors import CorpusError
+from sttn_ray.paths import StoragePath, as_path, reading
 from sttn_ray.rows import Row, read_rows
 
 Split = Literal["train", "validation"]
@@ -62,12 +63,12 @@ def select_listed(entries: Sequence[Entry], root: str) -> list[Wanted]:
     Raises:
         CorpusError: a list cannot be read, or a video stands in two.
     """
-    lists = {name: split for name, split in PUBLISHED_LISTS.items() if (Path(root) / name).is_file()}
+    lists = {name: split for name, split in PUBLISHED_LISTS.items() if (as_path(root) / name).is_file()}
     if not lists:
         return [Wanted(entry) for entry in entries]
     splits: dict[str, Split] = {}
     for file, split in lists.items():
-        for name in _read_list(Path(root) / file):
+        for name in _read_list(as_path(root) / file):
             if name in splits:
                 raise CorpusError(f"{root}: {name} stands in {' and in '.join(lists)}; take it out of one of them")
             splits[name] = split
@@ -125,12 +126,13 @@ def _text(value: Any) -> str:
     return "" if value is None else str(value).strip()
 
 
-def _read_list(path: Path) -> list[str]:
+def _read_list(path: StoragePath) -> list[str]:
     try:
-        if path.stat().st_size > _MAX_LIST_BYTES:
-            raise CorpusError(f"{path}: is larger than {_MAX_LIST_BYTES} bytes; expected names of videos")
-        names = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
+        with reading(path):
+            if path.stat().st_size > _MAX_LIST_BYTES:
+                raise CorpusError(f"{path}: is larger than {_MAX_LIST_BYTES} bytes; expected names of videos")
+            names = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
         raise CorpusError(f"{path}: cannot be read as a list of videos ({error})") from error
     if not isinstance(names, dict | list) or not names or not all(isinstance(name, str) for name in names):
         raise CorpusError(f'{path}: expected names of videos, as in {{"bear": 82}} or ["bear"]')

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,13 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from sttn_ray.errors import ConfigError, StorageError
+from sttn_ray.paths import ALL, READ_ERRORS, StoragePath, is_remote, open_binary, reading, reason
 
 _CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
 @contextmanager
-def published(path: Path, *, temporary_dir: Path | None = None) -> Iterator[Path]:
+def published(path: StoragePath, *, temporary_dir: Path | None = None) -> Iterator[Path]:
     """A temporary path that takes the place of `path` when the block ends, and vanishes if it fails.
+
+    For an object store it lies on this machine, and is uploaded as a whole.
 
     Args:
         path: the file to make.
@@ -26,11 +30,12 @@ def published(path: Path, *, temporary_dir: Path | None = None) -> Iterator[Path
     Raises:
         StorageError: the folder cannot be written, or is full.
     """
-    folder = temporary_dir or path.parent
+    folder = temporary_dir or (path.parent if isinstance(path, Path) else Path(tempfile.gettempdir()))
     temporary = folder / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
         with _as_storage_error(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(path, Path):
+                path.parent.mkdir(parents=True, exist_ok=True)
             folder.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
@@ -40,6 +45,9 @@ def published(path: Path, *, temporary_dir: Path | None = None) -> Iterator[Path
                 raise StorageError(f"{path}: cannot be written ({error.strerror})") from error
             raise
         with _as_storage_error(path):
+            if not isinstance(path, Path):
+                path.fs.put_file(str(temporary), path.path)
+                return
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
@@ -49,43 +57,49 @@ def published(path: Path, *, temporary_dir: Path | None = None) -> Iterator[Path
 
 
 @contextmanager
-def _as_storage_error(path: Path) -> Iterator[None]:
+def _as_storage_error(path: StoragePath) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written ({error.strerror or error})") from error
+    except READ_ERRORS as error:
+        raise StorageError(f"{path}: cannot be written ({reason(error)})") from error
 
 
-def write_record(path: Path, record: dict[str, Any]) -> None:
+def write_record(path: StoragePath, record: dict[str, Any]) -> None:
     """Write a JSON object."""
     with published(path) as temporary:
         temporary.write_text(json.dumps(record, sort_keys=True))
 
 
-def read_record(path: Path) -> dict[str, Any] | None:
+def read_record(path: StoragePath) -> dict[str, Any] | None:
     """Read a JSON object; None where there is none.
 
     Raises:
-        StorageError: the file is not what `write_record` wrote.
+        StorageError: the file cannot be read, or is not what `write_record` wrote.
     """
     try:
-        record = json.loads(path.read_text())
+        with reading(path):
+            record = json.loads(path.read_text())
     except FileNotFoundError:
         return None
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         raise StorageError(f"{path}: cannot be read as a record ({error}); delete it") from error
     if not isinstance(record, dict):
         raise StorageError(f"{path}: is not a record; delete it")
     return record
 
 
-def file_sha256(path: str | Path) -> str:
-    """Hex sha256 of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def file_sha256(path: str | StoragePath) -> str:
+    """Hex sha256 of a file's bytes.
+
+    Raises:
+        FileNotFoundError: there is none.
+        StorageError: it cannot be read.
+    """
+    with reading(path), open_binary(path, ahead=ALL) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # it has readinto
 
 
-def is_file(path: Path, record: dict[str, Any]) -> bool:
+def is_file(path: StoragePath, record: dict[str, Any]) -> bool:
     """Whether a file has the size and the sha256 that a record tells."""
     try:
         return path.stat().st_size == record["num_bytes"] and file_sha256(path) == record["sha256"]
@@ -93,18 +107,12 @@ def is_file(path: Path, record: dict[str, Any]) -> bool:
         return False
 
 
-def file_stats(path: str) -> list[list[Any]]:
-    """What tells cheaply that a file, or one of a folder's, was replaced: names, sizes and times of change."""
-    files = [Path(path), *sorted(Path(path).iterdir())] if Path(path).is_dir() else [Path(path)]
-    return [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-
-
 def record_hash(record: Any) -> str:
     """Hex sha256 of plain values."""
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
-def claim(path: Path, ours: dict[str, Any], folder: str | Path, advice: str) -> None:
+def claim(path: StoragePath, ours: dict[str, Any], folder: str | StoragePath, advice: str) -> None:
     """Write what a folder is made with to a record, or check that it is what stands there.
 
     Args:
@@ -137,9 +145,9 @@ def require_local(paths: dict[str, str | None]) -> None:
         ConfigError: which settings hold one.
     """
     faults = [
-        f"{name}={path}: object stores are not supported yet; copy the files to a shared folder"
+        f"{name}={path}: an object store is not supported here yet; give a path of storage that all nodes see"
         for name, path in paths.items()
-        if path and "://" in path
+        if path and is_remote(path)
     ]
     if faults:
         raise ConfigError("\n".join(faults))

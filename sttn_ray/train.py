@@ -38,7 +38,9 @@ from sttn_ray.config import Experiment, run_program, to_yaml
 from sttn_ray.errors import ConfigError, SttnError
 from sttn_ray.model.generator import PRESETS, GeneratorConfig
 from sttn_ray.model.weights import load_generator, read_checkpoint, save_generator
+from sttn_ray.paths import as_path, is_remote, use_endpoint
 from sttn_ray.samples import worker_batches
+from sttn_ray.shards.cache import RowCache
 from sttn_ray.shards.read import INDEX_FILE, ShardIndex, read_index
 from sttn_ray.storage import claim, file_sha256, published, read_record, require_local, write_record
 from sttn_ray.training.data import ClipDataset, make_loader
@@ -48,7 +50,7 @@ from sttn_ray.training.step import StepSettings, to_device, train_step
 
 log = logging.getLogger(__name__)
 
-SECTIONS = ("run", "shards", "masks", "model", "train")
+SECTIONS = ("run", "storage", "shards", "masks", "model", "train")
 STATE_FILE = "state.pt"
 GENERATOR_FILE = "generator.pt"
 # Of a worker group, before the training is given up: a killed worker is replaced, and goes on from the checkpoint.
@@ -75,7 +77,9 @@ def run(experiment: Experiment) -> int:
     """
     _check(experiment)
     run_dir, options = Path(experiment.run.dir or "").absolute(), experiment.train
-    shards_dir = os.path.abspath(experiment.shards.dir or "")
+    use_endpoint(experiment.storage.endpoint_url)
+    shards_dir = experiment.shards.dir or ""
+    shards_dir = shards_dir if is_remote(shards_dir) else os.path.abspath(shards_dir)
     config = _generator_config(experiment)
     index = read_index(shards_dir, "train")
     if (index.width, index.height) != (config.width, config.height):
@@ -160,7 +164,7 @@ def train_worker(job: dict[str, Any]) -> None:
     log.setLevel(logging.INFO)
     log.propagate = False
     experiment = Experiment.model_validate(job["experiment"])
-    options, context = experiment.train, ray.train.get_context()
+    options, storage, context = experiment.train, experiment.storage, ray.train.get_context()
     rank, num_workers = context.get_world_rank(), context.get_world_size()
     # Ray gives a process one math thread for a fraction of a CPU up to one; the number counts here.
     torch.set_num_threads(options.worker_cpus)
@@ -178,6 +182,7 @@ def train_worker(job: dict[str, Any]) -> None:
         seed=experiment.run.seed,
         color_jitter=options.color_jitter,
         crop=crop_size(experiment, index),
+        cache=RowCache(storage.cache_dir, int(storage.cache_gb * 1e9)) if storage.cache_dir else None,
     )
     batches = worker_batches(
         state.step, options.num_steps, batch_size=options.batch_size, rank=rank, num_workers=num_workers
@@ -333,7 +338,7 @@ def _check(experiment: Experiment) -> None:
         faults.append("masks: all weights are 0; give one family a weight")
     if faults:
         raise ConfigError("\n".join(faults))
-    require_local(_paths(experiment))
+    require_local({"run.dir": experiment.run.dir})
 
 
 def _paths(experiment: Experiment) -> dict[str, str | None]:
@@ -344,7 +349,7 @@ def _claim(run_dir: Path, experiment: Experiment, shards_dir: str) -> None:
     """Write what the run is, or check that it is the same run."""
     sections = experiment.model_dump(mode="json", include={"masks", "model", "train"})
     ours = {f"{s}.{key}": value for s, keys in sections.items() for key, value in keys.items() if key not in FREE_KEYS}
-    ours |= {"run.seed": experiment.run.seed, "shards": file_sha256(Path(shards_dir) / INDEX_FILE)}
+    ours |= {"run.seed": experiment.run.seed, "shards": file_sha256(as_path(shards_dir) / INDEX_FILE)}
     advice = "choose another run.dir for another training, or delete the folder to train anew"
     claim(run_dir / "run.json", ours, run_dir, advice)
     with published(run_dir / "config.yaml") as temporary:

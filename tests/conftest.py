@@ -1,10 +1,13 @@
 """Options of the test run."""
 
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+
+from tests.store import make_bucket, moto_server
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -18,6 +21,20 @@ def media(request: pytest.FixtureRequest) -> Path:
     if folder is None:
         pytest.skip("needs --media DIR")
     return folder.absolute()
+
+
+@pytest.fixture(scope="session")
+def store() -> Iterator[str]:
+    """The address of an S3 store, to which `s3://` paths lead in this process."""
+    with moto_server() as url, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL_S3", url)
+        yield url
+
+
+@pytest.fixture
+def bucket(store: str) -> str:
+    """The path of an empty bucket."""
+    return make_bucket(store, f"test-{uuid.uuid4().hex[:12]}")
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,8 @@ from sttn_ray.completion.schedule import Schedule
 from sttn_ray.errors import MaskError, VideoError
 from sttn_ray.masks.hole import make_holes
 from sttn_ray.masks.read import MaskSource, boxes_source, check_fit, mask_source, read_masks
-from sttn_ray.storage import file_stats, record_hash
+from sttn_ray.paths import stamps
+from sttn_ray.storage import record_hash
 from sttn_ray.video.assemble import Container, choose_container
 from sttn_ray.video.color import color_format
 from sttn_ray.video.encode import Codec, EncoderSettings, check_encoder
@@ -196,7 +197,7 @@ def input_stats(video: str, mask: str | None, boxes: str | None) -> list[Any]:
             continue
         if not Path(path).exists():
             raise error(f"{path}: no such file")
-        stats += file_stats(path)
+        stats += stamps(path)
     return stats
 
 

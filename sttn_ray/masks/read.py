@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any, Literal
 
 import cv2
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sttn_ray.errors import MaskError, VideoError
 from sttn_ray.images import IMAGE_SUFFIXES, file_bytes, image_files, image_names, open_image
 from sttn_ray.masks.boxes import Box, draw_boxes, parse_boxes
+from sttn_ray.paths import as_path, reading
 from sttn_ray.storage import file_sha256
 from sttn_ray.video.decode import decode_range
 from sttn_ray.video.index import VideoIndex, index_video
@@ -93,10 +94,12 @@ def mask_source(path: str) -> MaskSource:
     Raises:
         MaskError: missing, empty, or none of these.
     """
-    where = Path(path)
-    if not where.exists():
+    where = as_path(path)
+    with reading(path):
+        is_there, is_folder = where.exists(), where.is_dir()
+    if not is_there:
         raise MaskError(f"{path}: no such mask")
-    if where.is_dir() or where.suffix.lower() == ".zip":
+    if is_folder or where.suffix.lower() == ".zip":
         return _images_source(path)
     if where.suffix.lower() in IMAGE_SUFFIXES:
         size = open_image(file_bytes(where, MaskError), path, MaskError).size
@@ -151,7 +154,7 @@ def read_masks(source: MaskSource, index: VideoIndex, start: int, stop: int) -> 
     if source.kind == "boxes":
         yield from _drawn_masks(source, index, start, stop)
     elif source.kind == "image":
-        mask = _fitted(mask_from_image(file_bytes(Path(source.name), MaskError), source.name), index)
+        mask = _fitted(mask_from_image(file_bytes(as_path(source.name), MaskError), source.name), index)
         for _ in range(start, stop):
             yield mask
     elif source.kind == "images":
@@ -223,7 +226,7 @@ def mask_from_image(data: bytes, name: str) -> Mask:
         gray = np.asarray(image.convert("L"))
     except (OSError, SyntaxError, ValueError) as error:
         raise MaskError(f"{name}: the image is damaged ({error})") from error
-    is_lossless = Path(name).suffix.lower() not in LOSSY_SUFFIXES
+    is_lossless = PurePosixPath(name).suffix.lower() not in LOSSY_SUFFIXES
     if image.mode == "L" and is_lossless and gray.max() <= MAX_OBJECT_ID:
         return gray > 0
     return gray > 127

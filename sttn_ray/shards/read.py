@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +10,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from sttn_ray.errors import ShardError
+from sttn_ray.paths import ALL, READ_ERRORS, StoragePath, as_path, is_remote, open_binary, reading
+from sttn_ray.shards.cache import RowCache
 from sttn_ray.shards.tables import INDEX_SCHEMA, unpack_frame, unpack_mask
 
 INDEX_FILE = "index.parquet"
@@ -18,12 +19,13 @@ OPEN_FILES = 64  # shard files a reader keeps open
 
 
 class IndexedRow(NamedTuple):
-    """Where a clip or a mask lies: its id, number of frames, file below the shards' folder, and row group."""
+    """Where a clip or a mask lies: its id, number of frames, file below the shards' folder, row group; its sha256."""
 
     id: str
     num_frames: int
     file: str
     row_group: int
+    sha256: str
 
 
 class ShardIndex(NamedTuple):
@@ -35,29 +37,32 @@ class ShardIndex(NamedTuple):
     height: int
 
 
-def read_index_table(folder: str | Path) -> pa.Table:
+def read_index_table(folder: str | StoragePath) -> pa.Table:
     """The whole index.
 
     Raises:
         ShardError: there is none, or it is not an index.
     """
-    path = Path(folder) / INDEX_FILE
-    if not path.is_file():
+    path = as_path(folder) / INDEX_FILE
+    with reading(path):
+        is_there = path.is_file()
+    if not is_there:
         raise ShardError(
             f"{path}: no such file: the shards are missing, or were not finished; build them with "
             f"python -m pipelines.build_shards corpus.root=... shards.dir={folder}"
         )
     try:
-        table = pq.read_table(path)
+        with open_binary(path, ahead=ALL) as file:
+            table = pq.read_table(file)
         table.validate(full=True)
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except (pa.ArrowException, *READ_ERRORS, ValueError) as error:
         raise ShardError(f"{path}: cannot be read ({error}); build the shards again") from error
     if not table.schema.equals(INDEX_SCHEMA):
         raise ShardError(f"{path}: is not an index of this version; its columns: {table.column_names}")
     return table
 
 
-def read_index(folder: str | Path, split: str) -> ShardIndex:
+def read_index(folder: str | StoragePath, split: str) -> ShardIndex:
     """The clips of a split, with the object masks and the size of all frames.
 
     Raises:
@@ -78,38 +83,68 @@ def _indexed(row: dict[str, Any]) -> IndexedRow:
     return IndexedRow(**{name: row[name] for name in IndexedRow._fields})
 
 
-def read_clip(folder: str | Path, row: IndexedRow, numbers: Sequence[int]) -> NDArray[np.uint8]:
+def read_clip(
+    folder: str | StoragePath, row: IndexedRow, numbers: Sequence[int], cache: RowCache | None = None
+) -> NDArray[np.uint8]:
     """Frames of a clip by their numbers in it, (frames, height, width, 3) RGB; only these are decoded.
+
+    Args:
+        folder: of the shards.
+        row: from the index.
+        numbers: of the frames.
+        cache: that keeps the whole clip, where the shards lie in an object store.
 
     Raises:
         ShardError: the file is missing or damaged.
     """
-    data = _read_row(folder, row, ["clip_id", "height", "width", "frames"])
+    data = _read_row(folder, row, ["clip_id", "height", "width", "frames"], cache)
     if data["clip_id"] != row.id:
         raise ShardError(f"{folder}/{row.file}: row group {row.row_group} is {data['clip_id']}, not {row.id}")
     return np.stack([unpack_frame(data["frames"][n], data["height"], data["width"]) for n in numbers])
 
 
-def read_masks(folder: str | Path, row: IndexedRow, numbers: Sequence[int]) -> NDArray[np.bool_]:
-    """Masks of a row by their numbers in it, (masks, height, width).
+def read_masks(
+    folder: str | StoragePath, row: IndexedRow, numbers: Sequence[int], cache: RowCache | None = None
+) -> NDArray[np.bool_]:
+    """Masks of a row by their numbers in it, (masks, height, width); arguments as for `read_clip`.
 
     Raises:
         ShardError: the file is missing or damaged.
     """
-    data = _read_row(folder, row, ["height", "width", "masks"])
+    data = _read_row(folder, row, ["height", "width", "masks"], cache)
     return np.stack([unpack_mask(data["masks"][n], data["height"], data["width"]) for n in numbers])
 
 
-def _read_row(folder: str | Path, row: IndexedRow, columns: list[str]) -> dict[str, Any]:
-    path = str(Path(folder) / row.file)
+def _read_row(
+    folder: str | StoragePath, row: IndexedRow, columns: list[str], cache: RowCache | None = None
+) -> dict[str, Any]:
+    path = str(as_path(folder) / row.file)
+
+    def read() -> pa.Table:
+        return _open(path).read_row_group(row.row_group, columns=columns, use_threads=False)
+
     try:
-        group = _open(path).read_row_group(row.row_group, columns=columns, use_threads=False)
+        if cache is not None and is_remote(path):
+            data = cache.get(row.sha256, lambda: _as_stream(read()))
+            group = pa.ipc.open_stream(data).read_all()
+        else:
+            group = read()
         found: dict[str, Any] = group.to_pylist()[0]
         return {name: found[name] for name in columns}
-    except (pa.ArrowException, OSError, ValueError, LookupError) as error:
+    except (pa.ArrowException, *READ_ERRORS, ValueError, LookupError) as error:
         raise ShardError(f"{path}: row group {row.row_group} cannot be read ({error}); verify the shards") from error
+
+
+def _as_stream(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
 
 
 @lru_cache(maxsize=OPEN_FILES)
 def _open(path: str) -> pq.ParquetFile:
+    if is_remote(path):
+        # What a row needs is asked for in one piece, and not a byte more.
+        return pq.ParquetFile(open_binary(path, ahead=0), pre_buffer=True)
     return pq.ParquetFile(path, memory_map=True)

@@ -12,41 +12,44 @@ Below the shards' folder:
 
 import hashlib
 from collections.abc import Collection, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sttn_ray.corpus import Entry, Source
 from sttn_ray.errors import failed_outcome
+from sttn_ray.paths import StoragePath, as_path, is_remote, stamps
 from sttn_ray.shards.plan import Range
 from sttn_ray.shards.write import Fault, IndexRow
-from sttn_ray.storage import file_stats, is_file, read_record, write_record
+from sttn_ray.storage import is_file, read_record, write_record
 
 STATE_DIR = "_sttn"
+
+
+class FoundSource(NamedTuple):
+    """A video as found, with the `stamps` that its files had then."""
+
+    source: Source
+    stamps: list[list[Any]]
 
 
 class ShardsDir:
     """The records of one folder of shards."""
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str) -> None:
+        self.folder = as_path(folder)
         self._state = self.folder / STATE_DIR
 
     @property
-    def settings_path(self) -> Path:
+    def settings_path(self) -> StoragePath:
         return self._state / "shards.json"
 
-    def read_source(self, path: str) -> Source | None:
+    def read_source(self, path: str) -> FoundSource | None:
         """A video as found before, by its path in the corpus."""
         data = read_record(self._source_path(path))
-        return None if data is None else Source.from_dict(data["source"])
+        return None if data is None else FoundSource(Source.from_dict(data["source"]), data["stamps"])
 
-    def source_is_current(self, root: str, path: str) -> bool:
-        """Whether a video's files have the sizes and times of change that they had when it was read."""
-        data = read_record(self._source_path(path))
-        return data is not None and data["stats"] == file_stats(str(Path(root) / path))
-
-    def write_source(self, root: str, source: Source, stats: list[Any]) -> None:
-        write_record(self._source_path(source.path), {"source": source.as_dict(), "stats": stats})
+    def write_source(self, found: FoundSource) -> None:
+        record = {"source": found.source.as_dict(), "stamps": found.stamps}
+        write_record(self._source_path(found.source.path), record)
 
     def read_plan(self) -> list[list[Range]]:
         data = read_record(self._state / "plan.json")
@@ -58,23 +61,37 @@ class ShardsDir:
     def read_done(self, file: str, content_hash: str, present: Collection[str] = ()) -> dict[str, Any] | None:
         """The record of a shard file if it was made of this content and the file is there, whole and unchanged.
 
-        Not where it was made without a video that was gone then and is among the sha256 `present` now.
+        Not where a video was gone then and is among the sha256 `present` now, or could not be read for reasons that lie
+        in its storage.
         """
         record = read_record(self._done_path(file))
         if record is None or record["content"] != content_hash:
             return None
-        if any(fault["step"] == "gone" and fault["sha256"] in present for fault in record["faults"]):
+        faults = record["faults"]
+        if any(f["step"] == "read" or (f["step"] == "gone" and f["sha256"] in present) for f in faults):
             return None
-        if record["rows"] and not is_file(self.folder / file, record):
-            return None
-        return record
+        return record if not record["rows"] or self._is_unchanged(file, record) else None
 
-    def write_done(self, file: str, content_hash: str, rows: Sequence[IndexRow], faults: Sequence[Fault]) -> None:
+    def _is_unchanged(self, file: str, record: dict[str, Any]) -> bool:
         path = self.folder / file
+        try:
+            # A store checks what it keeps, and its ETag says so; a disk does not.
+            if is_remote(path) and _stamp(path) == record["stamp"]:
+                return True
+            return is_file(path, record)
+        except FileNotFoundError:
+            return False
+
+    def write_done(
+        self, file: str, content_hash: str, rows: Sequence[IndexRow], faults: Sequence[Fault]
+    ) -> dict[str, Any]:
+        path = self.folder / file
+        stamp = _stamp(path) if rows else [0, None]
         record = {
             "content": content_hash,
             "rows": rows,
-            "num_bytes": path.stat().st_size if rows else 0,
+            "stamp": stamp,
+            "num_bytes": stamp[0],
             "sha256": rows[0]["file_sha256"] if rows else "",
             "faults": [
                 {"sha256": f.sha256, "start": f.start, "stop": f.stop, **failed_outcome(f.step, f.error)}
@@ -82,12 +99,17 @@ class ShardsDir:
             ],
         }
         write_record(self._done_path(file), record)
+        return record
 
-    def _source_path(self, path: str) -> Path:
+    def _source_path(self, path: str) -> StoragePath:
         return self._state / "videos" / f"{path_key(path)}.json"
 
-    def _done_path(self, file: str) -> Path:
+    def _done_path(self, file: str) -> StoragePath:
         return self._state / "done" / f"{file.removesuffix('.parquet').replace('/', '-')}.json"
+
+
+def _stamp(path: StoragePath) -> list[Any]:
+    return stamps(path)[0][1:]
 
 
 def path_key(path: str) -> str:

@@ -2,13 +2,13 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sttn_ray.errors import ShardError
+from sttn_ray.paths import READ_ERRORS, StoragePath, as_path, open_binary
 from sttn_ray.shards.read import read_index_table
 from sttn_ray.shards.tables import SCHEMAS, rows_sha256, unpack_frame, unpack_mask
 from sttn_ray.storage import file_sha256
@@ -21,7 +21,9 @@ class Verification(NamedTuple):
     counts: dict[str, Counter[str]]
 
 
-def verify_shards(folder: str | Path, said: Callable[[int, int], None] = lambda done, total: None) -> Verification:
+def verify_shards(
+    folder: str | StoragePath, said: Callable[[int, int], None] = lambda done, total: None
+) -> Verification:
     """Read every shard that the index names.
 
     Args:
@@ -37,7 +39,7 @@ def verify_shards(folder: str | Path, said: Callable[[int, int], None] = lambda 
     faults: list[str] = []
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for number, (file, rows) in enumerate(sorted(by_file.items()), 1):
-        faults += _verify_file(Path(folder) / file, rows)
+        faults += _verify_file(as_path(folder) / file, rows)
         for row in rows:
             counts[f"{row['table']} {row['split'] or row['family']}"].update(
                 rows=1, frames=row["num_frames"] or 0, bytes=row["num_bytes"] or 0
@@ -46,26 +48,32 @@ def verify_shards(folder: str | Path, said: Callable[[int, int], None] = lambda 
     return Verification(faults, dict(counts))
 
 
-def _verify_file(path: Path, rows: list[dict[str, Any]]) -> list[str]:
+def _verify_file(path: StoragePath, rows: list[dict[str, Any]]) -> list[str]:
     if not path.is_file():
         return [f"{path}: is missing; build the shards again to have it back"]
     faults = []
     if {file_sha256(path)} != {row["file_sha256"] for row in rows}:
         faults.append(f"{path}: its bytes are not those that were written; delete it and build the shards again")
     try:
-        with pq.ParquetFile(path) as file:
+        with open_binary(path) as opened, pq.ParquetFile(opened) as file:
             if not file.schema_arrow.equals(SCHEMAS[path.parent.name]):
                 return [*faults, f"{path}: its columns are {file.schema_arrow.names}"]
             if file.num_row_groups != len(rows):
                 faults.append(f"{path}: has {file.num_row_groups} row groups, the index names {len(rows)}")
             for row in rows:
                 faults += _verify_row(path, row, file)
-    except (pa.ArrowException, OSError, ValueError, TypeError, LookupError) as error:  # a damaged file may raise any
+    except (
+        pa.ArrowException,
+        *READ_ERRORS,
+        ValueError,
+        TypeError,
+        LookupError,
+    ) as error:  # a damaged file may raise any
         faults.append(f"{path}: cannot be read ({error})")
     return faults
 
 
-def _verify_row(path: Path, row: dict[str, Any], file: pq.ParquetFile) -> list[str]:
+def _verify_row(path: StoragePath, row: dict[str, Any], file: pq.ParquetFile) -> list[str]:
     label = f"{path}: row group {row['row_group']} ({row['id']})"
     if row["row_group"] >= file.num_row_groups:
         return [f"{label}: is missing"]

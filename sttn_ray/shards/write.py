@@ -1,9 +1,8 @@
 """From ranges of videos, and from masks, to one shard file."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
@@ -13,10 +12,11 @@ from numpy.typing import NDArray
 
 from sttn_ray.completion.shots import ShotFinder
 from sttn_ray.corpus import Entry, Fit, Source, read_pictures, scaled_size
-from sttn_ray.errors import MaskError, SttnError
+from sttn_ray.errors import MaskError, StorageError, SttnError
 from sttn_ray.images import image_files, image_names
 from sttn_ray.masks.draw import Family, draw_masks
 from sttn_ray.masks.read import mask_from_image
+from sttn_ray.paths import StoragePath, below
 from sttn_ray.shards.plan import Range, contiguous_runs
 from sttn_ray.shards.tables import (
     CLIP_SCHEMA,
@@ -52,7 +52,7 @@ class ShardSettings:
 
 
 class Fault(NamedTuple):
-    """What went wrong in one range of a video: it is "gone" from the corpus, or did not "decode"."""
+    """What went wrong in one range of a video: "gone" from the corpus, not to be "read", or it did not "decode"."""
 
     sha256: str
     start: int
@@ -63,10 +63,12 @@ class Fault(NamedTuple):
 
 def write_clips(
     root: str,
-    path: Path,
+    path: StoragePath,
     ranges: Sequence[Range],
     sources: Mapping[str, Source],
     settings: ShardSettings,
+    *,
+    before_publishing: Callable[[], None] = lambda: None,
 ) -> tuple[list[IndexRow], list[Fault]]:
     """Decode ranges, cut them where the picture cuts, and write the clips as one shard file.
 
@@ -79,6 +81,7 @@ def write_clips(
         ranges: what the plan puts into it.
         sources: by sha256.
         settings: of the shards.
+        before_publishing: called once all is written; what it raises keeps the file from appearing.
 
     Returns:
         The index's rows, and the faults.
@@ -91,12 +94,13 @@ def write_clips(
             for start, pictures in _clips_of_run(root, source, run, settings, faults):
                 row = _clip_row(source, start, pictures, run[0].split, settings)
                 yield row, {"table": "clips", "id": row["clip_id"], "family": None, "split": row["split"]}
+        before_publishing()
 
     return _write(path, clips(), CLIP_SCHEMA, "frames"), faults
 
 
 def write_drawn_masks(
-    path: Path, families: Sequence[Family], *, masks_per_family: int, seed: int, settings: ShardSettings
+    path: StoragePath, families: Sequence[Family], *, masks_per_family: int, seed: int, settings: ShardSettings
 ) -> list[IndexRow]:
     """Draw masks once and for all, as validation needs them; the same seed gives the same file."""
 
@@ -116,7 +120,7 @@ def write_drawn_masks(
     return _write(path, masks(), MASK_SCHEMA, "masks")
 
 
-def write_object_masks(root: str, path: Path, entry: Entry, settings: ShardSettings) -> list[IndexRow]:
+def write_object_masks(root: str, path: StoragePath, entry: Entry, settings: ShardSettings) -> list[IndexRow]:
     """Write the object masks of one folder or zip, at the shards' size, in rows of up to `clip_frames`.
 
     Masks without any object are left out, since they make no hole.
@@ -126,7 +130,7 @@ def write_object_masks(root: str, path: Path, entry: Entry, settings: ShardSetti
     """
 
     def masks() -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-        folder = str(Path(root) / entry.path)
+        folder = str(below(root, entry.path))
         names = image_names(folder, MaskError)
         read = (mask_from_image(data, name) for name, data in image_files(folder, names, MaskError))
         fitted = (_fitted(mask, settings) for mask in read)
@@ -160,7 +164,8 @@ def _clips_of_run(
         try:
             decoded = list(islice(pictures, part.stop - part.start))
         except SttnError as error:
-            faults.append(Fault(part.sha256, part.start, part.stop, error))
+            step = "read" if isinstance(error, StorageError) else "decode"
+            faults.append(Fault(part.sha256, part.start, part.stop, error, step))
             pictures = None
             continue
         for start, stop in _shots(decoded):
@@ -233,7 +238,7 @@ def _fitted(mask: NDArray[np.bool_], settings: ShardSettings) -> NDArray[np.bool
 
 
 def _write(
-    path: Path, rows: Iterable[tuple[dict[str, Any], dict[str, Any]]], schema: Any, column: str
+    path: StoragePath, rows: Iterable[tuple[dict[str, Any], dict[str, Any]]], schema: Any, column: str
 ) -> list[IndexRow]:
     """Write rows as they come, one a row group, and return their index rows; no rows, no file."""
     rows = iter(rows)

@@ -1,7 +1,6 @@
 """From positions to batches: clips read from shards, with their masks."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -12,7 +11,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from sttn_ray.masks.draw import Family, draw_masks
+from sttn_ray.paths import StoragePath
 from sttn_ray.samples import Sample, clip_at, draw_sample
+from sttn_ray.shards.cache import RowCache
 from sttn_ray.shards.read import ShardIndex, read_clip, read_masks
 
 
@@ -31,11 +32,12 @@ class ClipDataset(Dataset[tuple[str, NDArray[np.uint8], NDArray[np.uint8]]]):
     """The endless list of samples, by position: clip id, frames (T, H, W, 3), masks (T, H, W).
 
     With `crop`, a width and a height, a random part of that size is taken of each clip, and the mask drawn in it.
+    `cache` keeps what is read from an object store.
     """
 
     def __init__(
         self,
-        folder: str | Path,
+        folder: str | StoragePath,
         index: ShardIndex,
         *,
         sample_frames: int,
@@ -43,8 +45,9 @@ class ClipDataset(Dataset[tuple[str, NDArray[np.uint8], NDArray[np.uint8]]]):
         seed: int,
         color_jitter: float = 0.0,
         crop: tuple[int, int] | None = None,
+        cache: RowCache | None = None,
     ) -> None:
-        self._folder, self._index, self._seed = folder, index, seed
+        self._folder, self._index, self._seed, self._cache = folder, index, seed, cache
         self._sample_frames, self._weights, self._color_jitter = sample_frames, dict(weights), color_jitter
         self._width, self._height = crop or (index.width, index.height)
 
@@ -60,7 +63,7 @@ class ClipDataset(Dataset[tuple[str, NDArray[np.uint8], NDArray[np.uint8]]]):
             epoch=epoch,
             color_jitter=self._color_jitter,
         )
-        frames = read_clip(self._folder, clip, sample.frames)
+        frames = read_clip(self._folder, clip, sample.frames, self._cache)
         room = (self._index.width - self._width, self._index.height - self._height)
         left, top = (min(int(share * (pixels + 1)), pixels) for share, pixels in zip(sample.place, room, strict=True))
         frames = frames[:, top : top + self._height, left : left + self._width]
@@ -85,7 +88,7 @@ class ClipDataset(Dataset[tuple[str, NDArray[np.uint8], NDArray[np.uint8]]]):
             )
             return masks[places]
         row = objects[int(sample.rng.integers(len(objects)))]
-        masks = read_masks(self._folder, row, [n % row.num_frames for n in sample.frames])
+        masks = read_masks(self._folder, row, [n % row.num_frames for n in sample.frames], self._cache)
         if masks.shape[1:] != (self._height, self._width):
             # The whole figure, smaller: a part of the picture may not hold any of it.
             scaled = [

@@ -16,6 +16,7 @@ def decode_range(index: VideoIndex, start: int, stop: int, *, threads: int = 1) 
 
     Raises:
         VideoError: a frame is missing or damaged.
+        StorageError: the file cannot be read.
     """
     wanted = index.pts[start:stop]
     if not wanted:

@@ -1,15 +1,17 @@
 """What a video file holds, read once: every frame's timestamp, the keyframes, the tags, the content's hash."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 from av.stream import Disposition
 
-from sttn_ray.errors import VideoError
+from sttn_ray.errors import StorageError, VideoError
+from sttn_ray.paths import ALL, READ_ERRORS, SOME, as_path, is_remote, open_binary, reading, reason
 from sttn_ray.storage import file_sha256
 
 # Of one frame; a header that claims more is not believed.
@@ -102,9 +104,30 @@ class VideoIndex:
         )
 
 
-def open_video(path: str) -> av.container.InputContainer:
-    """Open a file to read it; a title that is not UTF-8 is no reason to refuse a video."""
-    return av.open(path, metadata_errors="surrogateescape")
+@contextmanager
+def open_video(path: str, *, ahead: int = SOME) -> Iterator[av.container.InputContainer]:
+    """Open a file to read it; a title that is not UTF-8 is no reason to refuse a video.
+
+    Args:
+        path: of the file, or in an object store.
+        ahead: for `open_binary`.
+
+    Raises:
+        av.FFmpegError: it is not a video, or is damaged.
+        StorageError: it cannot be read.
+    """
+    if not is_remote(path):
+        with av.open(path, metadata_errors="surrogateescape") as container:
+            yield container
+        return
+    try:
+        with open_binary(path, ahead=ahead) as file, av.open(file, metadata_errors="surrogateescape") as container:
+            yield container
+    except av.FFmpegError:
+        raise
+    except READ_ERRORS as error:
+        # Never taken for the file's end: frames would be missing.
+        raise StorageError(f"{path}: cannot be read ({reason(error)})") from error
 
 
 def index_video(path: str) -> VideoIndex:
@@ -113,13 +136,17 @@ def index_video(path: str) -> VideoIndex:
     Raises:
         VideoError: the file is missing, empty, not a video, holds no video stream, or is of a kind that is not
             supported (interlaced, transparent).
+        StorageError: it cannot be read.
     """
-    if not Path(path).is_file():
+    where = as_path(path)
+    with reading(path):
+        num_bytes = where.stat().st_size if where.is_file() else None
+    if num_bytes is None:
         raise VideoError(f"{path}: no such file")
-    if Path(path).stat().st_size == 0:
+    if num_bytes == 0:
         raise VideoError(f"{path}: the file is empty (0 bytes)")
     try:
-        with open_video(path) as container:
+        with open_video(path, ahead=ALL) as container:
             stream = _video_stream(container, path)
             if container.format.name == "avi" and stream.codec_context.has_b_frames:
                 raise VideoError(
@@ -141,7 +168,7 @@ def index_video(path: str) -> VideoIndex:
     return VideoIndex(
         path=path,
         sha256=file_sha256(path),
-        num_bytes=Path(path).stat().st_size,
+        num_bytes=num_bytes,
         pts=decodable,
         keyframe_pts=tuple(p for p in keyframe_pts if p >= first.pts),
         frames_skipped=len(pts) - len(decodable),
@@ -226,7 +253,7 @@ def _decode_first(path: str, stream_index: int) -> av.VideoFrame:
 
 def _pts_by_decoding(path: str, stream_index: int) -> list[int]:
     """Timestamps as the decoder gives them, for containers whose packets carry none, or the same one twice."""
-    with open_video(path) as container:
+    with open_video(path, ahead=ALL) as container:
         frames = container.decode(container.streams[stream_index])
         pts = [frame.pts for frame in frames]
     if None in pts or len(set(pts)) != len(pts):

@@ -1,6 +1,5 @@
 import hashlib
 import io
-import os
 import shutil
 import zlib
 from collections.abc import Callable, Sequence
@@ -44,7 +43,7 @@ from sttn_ray.shards.write import (
     write_drawn_masks,
     write_object_masks,
 )
-from sttn_ray.storage import file_sha256, file_stats
+from sttn_ray.storage import file_sha256
 from tests.media import (
     flip_byte,
     make_damaged_copy,
@@ -435,7 +434,7 @@ def test_a_video_of_short_shots_alone_makes_no_file(tmp_path: Path):
 # Of an MPEG-TS that lost more, not every loss is seen: whole packets are gone, and the decoder goes on.
 @pytest.mark.parametrize(
     ("suffix", "share"),
-    [(".mp4", 0.01), (".mp4", 0.2), (".mkv", 0.01), (".mkv", 0.03), (".mkv", 0.2), (".ts", 0.01), (".ts", 0.03)],
+    [(".mp4", 0.05), (".mp4", 0.2), (".mkv", 0.01), (".mkv", 0.03), (".mkv", 0.2), (".ts", 0.01), (".ts", 0.03)],
 )
 def test_a_damaged_video_gives_its_good_ranges_and_faults(tmp_path: Path, suffix: str, share: float):
     picture = make_video(tmp_path / f"whole{suffix}", num_frames=120)
@@ -595,23 +594,6 @@ def test_a_plan_is_kept(tmp_path: Path):
     shards.write_plan(plan)
     assert shards.read_plan() == plan
     assert grow(shards.read_plan(), ("b", 50)) == plan
-
-
-@pytest.mark.parametrize("kind", ["video", "frames"])
-def test_a_video_is_current_until_its_files_change(tmp_path: Path, kind: Kind):
-    root, name = tmp_path / "v", "a b/ü.mkv"
-    if kind == "video":
-        file = make_video(root / name, num_frames=5)
-    else:
-        file = make_images(root / name, make_pictures(5)) / "3.png"
-    shards, source = ShardsDir(tmp_path / "shards"), index(root, name, kind)
-    assert shards.read_source(name) is None
-    assert not shards.source_is_current(str(root), name)
-    shards.write_source(str(root), source, file_stats(str(root / name)))
-    assert shards.read_source(name) == source
-    assert shards.source_is_current(str(root), name)
-    os.utime(file, ns=(0, 0))
-    assert not shards.source_is_current(str(root), name)
 
 
 def test_a_shard_is_done_while_its_file_is_whole_and_its_content_the_same(tmp_path: Path):

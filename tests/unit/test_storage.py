@@ -140,4 +140,4 @@ def test_object_stores_are_refused_all_at_once():
         )
     lines = str(raised.value).splitlines()
     assert [line.split(":")[0] for line in lines] == ["inpaint.video=s3", "inpaint.output=gs"]
-    assert all("object stores are not supported yet" in line for line in lines)
+    assert all("an object store is not supported here yet" in line for line in lines)

@@ -1,0 +1,200 @@
+"""Files where they lie: on a disk, or in an object store behind the S3 protocol (`s3://bucket/key`).
+
+Credentials come from where botocore looks for them (environment, profile, instance role), never from settings.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import urlsplit
+
+from aiohttp import ClientError
+from botocore.exceptions import BotoCoreError
+from upath import UPath
+
+from sttn_ray.errors import ConfigError, StorageError
+
+StoragePath = Path | UPath
+
+# Where botocore reads the store's address, in this process and in those of a cluster.
+ENDPOINT_VARIABLE = "AWS_ENDPOINT_URL_S3"
+# What reading raises where a file, a disk or a store fails; the stores' libraries have gone through their retries then.
+READ_ERRORS = (OSError, BotoCoreError, ClientError)
+
+_OPTIONS: dict[str, Any] = {"use_listings_cache": False}  # others may write there too
+# Bytes that are read ahead of what is asked for. s3fs would take 50 MiB, of which a seek throws away most.
+SOME = 2**20
+ALL = 8 * 2**20
+_IMAGES_AT_ONCE = 32  # frames of a folder that are asked of a store together
+
+
+def use_endpoint(url: str | None) -> None:
+    """Ask this store, in place of AWS, for `s3://` paths, in this process and in those that it starts."""
+    if url:
+        os.environ[ENDPOINT_VARIABLE] = url
+
+
+def is_remote(path: str | StoragePath) -> bool:
+    """Whether a path lies in an object store."""
+    return "://" in str(path)
+
+
+def as_path(path: str | StoragePath) -> StoragePath:
+    """A path object for a local path or an `s3://` one.
+
+    Raises:
+        ConfigError: another scheme, or no bucket.
+    """
+    if isinstance(path, Path) or not is_remote(path):
+        return Path(str(path))
+    parts = urlsplit(str(path))
+    if parts.scheme != "s3" or not parts.netloc:
+        raise ConfigError(f"{path}: expected a local path or s3://bucket/key")
+    return UPath(str(path), **_OPTIONS)
+
+
+def below(root: str | StoragePath, relative: str) -> StoragePath:
+    """A path inside a folder; "." is the folder itself, which in a store would be a name like others."""
+    return as_path(root) if relative == "." else as_path(root) / relative
+
+
+@contextmanager
+def reading(path: str | StoragePath) -> Iterator[None]:
+    """Tell in our words what goes wrong where a file is read; a missing one stays a FileNotFoundError.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except READ_ERRORS as error:
+        raise StorageError(f"{path}: cannot be read ({reason(error)})") from error
+
+
+def reason(error: Exception) -> str:
+    """What a system's or a store's error says, without the name of the file."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def open_binary(path: str | StoragePath, *, ahead: int = SOME) -> BinaryIO:
+    """Open a file to read it.
+
+    A file of a store is one version of the object: once this one was replaced, reading fails.
+
+    Args:
+        path: of the file.
+        ahead: bytes that are asked of a store beyond those that are read: `SOME`, `ALL` where the file will be read
+            as a whole, or 0.
+    """
+    where = as_path(path)
+    if isinstance(where, Path):
+        return open(where, "rb")
+    cache = {"block_size": ahead, "cache_type": "readahead"} if ahead else {"cache_type": "none"}
+    file: Any = where.fs.open(where.path, "rb", **cache)
+    file.name = str(path)  # by which FFmpeg knows a container's suffix
+    return file
+
+
+def walk(root: str) -> Iterator[tuple[str, str]]:
+    """Folder, relative to `root` ("." for itself), and name of every file below it; hidden ones are left out.
+
+    In a name that is not UTF-8, which no shard and no report could hold, the odd bytes are replaced, so that it cannot
+    be opened and becomes an error of its own.
+
+    Raises:
+        FileNotFoundError: there is no such folder or bucket.
+        StorageError: it cannot be read.
+    """
+    with reading(root):
+        found = _walk_objects(as_path(root)) if is_remote(root) else _walk_folder(root)
+        for folder, name in found:
+            if name and not any(part.startswith(".") for part in (*folder.split("/"), name) if part != "."):
+                yield folder, name
+
+
+def _walk_folder(root: str) -> Iterator[tuple[str, str]]:
+    if not Path(root).is_dir():
+        raise FileNotFoundError(root)
+    for folder, folders, files in os.walk(root, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and not _is_loop(folder, name))
+        where = Path(_as_utf8(os.path.relpath(folder, root))).as_posix()
+        for name in files:
+            yield where, _as_utf8(name)
+
+
+def _walk_objects(root: Any) -> Iterator[tuple[str, str]]:
+    """One request for a thousand objects, however many folders they make; nothing is kept."""
+    bucket, key, _ = root.fs.split_path(root.path)
+    prefix = f"{key.rstrip('/')}/" if key else ""
+    request = {"Bucket": bucket, "Prefix": prefix}
+    while True:
+        page = root.fs.call_s3("list_objects_v2", **request)
+        for item in page.get("Contents", ()):
+            folder, _, name = item["Key"].removeprefix(prefix).rpartition("/")
+            yield folder or ".", name
+        if not page.get("IsTruncated"):
+            return
+        request["ContinuationToken"] = page["NextContinuationToken"]
+
+
+def _is_loop(folder: str, name: str) -> bool:
+    """Whether a folder's entry is a link to a folder that holds it."""
+    path = os.path.join(folder, name)
+    return os.path.islink(path) and Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(path))
+
+
+def _as_utf8(name: str) -> str:
+    return os.fsencode(name).decode("utf-8", "replace")
+
+
+def file_names(folder: StoragePath) -> list[str]:
+    """Names of the files directly in a folder."""
+    if isinstance(folder, Path):
+        return [file.name for file in folder.iterdir() if file.is_file()]
+    listed = folder.fs.ls(folder.path, detail=True)
+    return [file["name"].rpartition("/")[2] for file in listed if file["type"] == "file"]
+
+
+def stamps(path: str | StoragePath) -> list[list[Any]]:
+    """What tells cheaply that a file, or one of a folder's, was replaced: name, size, and time of change or ETag.
+
+    Raises:
+        FileNotFoundError: there is none.
+        StorageError: it cannot be read.
+    """
+    where = as_path(path)
+    with reading(path):
+        if isinstance(where, Path):
+            files = [where, *sorted(where.iterdir())] if where.is_dir() else [where]
+            return [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+        return [[f"s3://{f['name']}", f["size"], f.get("ETag")] for f in where.fs.ls(where.path, detail=True)]
+
+
+def read_files(folder: StoragePath, names: Iterable[str], max_bytes: int) -> Iterator[tuple[str, bytes | None]]:
+    """Names and bytes of some files of a folder, in order; None in place of more than `max_bytes`.
+
+    Raises:
+        FileNotFoundError: one is missing.
+        StorageError: one cannot be read.
+    """
+    names = list(names)
+    if isinstance(folder, Path):
+        for name in names:
+            with reading(folder / name):
+                is_small = (folder / name).stat().st_size <= max_bytes
+                yield name, (folder / name).read_bytes() if is_small else None
+        return
+    with reading(folder):
+        sizes = {file["name"].rpartition("/")[2]: file["size"] for file in folder.fs.ls(folder.path, detail=True)}
+        for start in range(0, len(names), _IMAGES_AT_ONCE):
+            part = names[start : start + _IMAGES_AT_ONCE]
+            paths = {name: f"{folder.path}/{name}" for name in part if sizes.get(name, 0) <= max_bytes}
+            # Not `cat`, which takes a name such as a[1].png for a pattern.
+            data = folder.fs.cat_ranges(list(paths.values()), None, None, on_error="raise")
+            found = dict(zip(paths, data, strict=True))
+            for name in part:
+                yield name, found.get(name)

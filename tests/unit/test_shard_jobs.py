@@ -1,0 +1,83 @@
+"""One task of a build: a video is found, a shard written, and nothing of one content is taken for another."""
+
+import os
+from collections import Counter
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sttn_ray.corpus import Corpus, Entry, Kind, Source, index_source
+from sttn_ray.errors import StorageError, VideoError
+from sttn_ray.shards import jobs
+from sttn_ray.shards.jobs import find_source, shards_to_do, write_shard
+from sttn_ray.shards.plan import Range
+from sttn_ray.shards.records import ShardsDir
+from sttn_ray.shards.write import Fault, ShardSettings
+from tests.media import make_images, make_pictures, make_video
+
+SETTINGS = ShardSettings(
+    width=96, height=64, fit="crop", codec="png", quality=95, clip_frames=20, min_clip_frames=5, clips_per_shard=4
+)
+
+
+@pytest.mark.parametrize("kind", ["video", "frames"])
+def test_a_video_is_read_again_once_its_files_change(tmp_path: Path, kind: Kind, monkeypatch: pytest.MonkeyPatch):
+    root, name = tmp_path / "v", "a b/ü.mkv"
+    if kind == "video":
+        file = make_video(root / name, num_frames=5)
+    else:
+        file = make_images(root / name, make_pictures(5)) / "3.png"
+    shards = ShardsDir(tmp_path / "shards")
+    read = []
+
+    def counted(*args: Any, **options: Any) -> Source:
+        read.append(1)
+        return index_source(*args, **options)
+
+    monkeypatch.setattr(jobs, "index_source", counted)
+    source = find_source(str(root), Entry(name, kind), shards, Fraction(24))
+    assert (source.path, source.kind, source.num_frames) == (name, kind, 5)
+    assert find_source(str(root), Entry(name, kind), shards, Fraction(24)) == source
+    assert len(read) == 1
+    os.utime(file, ns=(0, 0))
+    assert find_source(str(root), Entry(name, kind), shards, Fraction(24)) == source
+    assert len(read) == 2
+
+
+def test_a_video_that_changes_while_it_is_read_is_not_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    file = make_video(tmp_path / "v/a.mp4", num_frames=5)
+    shards = ShardsDir(tmp_path / "shards")
+
+    def replaced(*args: Any, **options: Any) -> Source:
+        source = index_source(*args, **options)
+        os.utime(file, ns=(0, 0))
+        return source
+
+    monkeypatch.setattr(jobs, "index_source", replaced)
+    with pytest.raises(StorageError, match=r"a\.mp4: was replaced while the job ran"):
+        find_source(str(tmp_path / "v"), Entry("a.mp4", "video"), shards, Fraction(24))
+    assert shards.read_source("a.mp4") is None
+
+
+def test_a_shard_of_a_video_that_changes_meanwhile_does_not_appear(tmp_path: Path):
+    make_images(tmp_path / "v/walk", make_pictures(20))
+    shards, entry = ShardsDir(tmp_path / "shards"), Entry("walk", "frames")
+    source = find_source(str(tmp_path / "v"), entry, shards, Fraction(24))
+    corpus = Corpus([entry], [], Counter())
+    (row,) = shards_to_do(str(tmp_path / "v"), [[Range(source.sha256, 0, 20)]], {source.sha256: "walk"}, corpus, 0)
+    os.utime(tmp_path / "v/walk/7.png", ns=(0, 0))  # after it was found, before it is written
+    with pytest.raises(StorageError, match="walk: was replaced while the job ran"):
+        write_shard(str(tmp_path / "v"), shards, row, SETTINGS, 0)
+    assert not (tmp_path / "shards" / row["file"]).exists()
+    find_source(str(tmp_path / "v"), entry, shards, Fraction(24))
+    assert write_shard(str(tmp_path / "v"), shards, row, SETTINGS, 0)["rows"]
+
+
+def test_a_range_that_could_not_be_read_is_tried_again(tmp_path: Path):
+    shards, file = ShardsDir(tmp_path / "shards"), "clips/shard-00000.parquet"
+    shards.write_done(file, "one", [], [Fault("0" * 64, 3, 9, VideoError("damaged"))])
+    assert shards.read_done(file, "one") is not None
+    shards.write_done(file, "one", [], [Fault("0" * 64, 3, 9, StorageError("no answer"), "read")])
+    assert shards.read_done(file, "one") is None
