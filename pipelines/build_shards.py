@@ -180,7 +180,7 @@ def _check(experiment: Experiment) -> None:
             as_path(path or "")
         except ConfigError as error:
             faults.append(f"{name}={error}")
-    if not faults and corpus.root and shards.dir and _absolute(shards.dir).is_relative_to(_absolute(corpus.root)):
+    if corpus.root and shards.dir and _absolute(shards.dir).is_relative_to(_absolute(corpus.root)):
         faults.append(f"shards.dir={shards.dir}: lies inside corpus.root={corpus.root}; choose a folder beside it")
     if faults:
         raise ConfigError("\n".join(faults))
