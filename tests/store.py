@@ -1,7 +1,6 @@
 """An object store of the tests' own, moto's server in a process, and a proxy before it that does what networks do."""
 
 import http.client
-import os
 import random
 import socket
 import subprocess
@@ -91,11 +90,12 @@ class FaultyProxy:
     """Passes requests on to a store, but for a random share of them.
 
     "error": status 500 or 503 at once; "reset": half of the answer, then the connection's end; "stall": nothing for
-    `stall_s`. `denied` names an object that nobody may read. `counts` says what was done.
+    `stall_s`. `denied` names an object that nobody may read. `counts` says what was done, `num_bytes` what was sent.
     """
 
     def __init__(self, url: str, shares: dict[str, float], *, seed: int, stall_s: float = 0, denied: str = "") -> None:
         self.counts: Counter[str] = Counter()
+        self.num_bytes = 0
         self._shares, self._rng, self._lock = shares, random.Random(seed), threading.Lock()
         self._target, self._stall_s, self._denied = url.removeprefix("http://"), stall_s, denied
         proxy = self
@@ -157,6 +157,8 @@ class FaultyProxy:
                 request.close_connection = True
             elif request.command != "HEAD":
                 request.wfile.write(data)
+                with self._lock:
+                    self.num_bytes += len(data)
         except OSError:
             request.close_connection = True  # who asked has given up
 
@@ -175,8 +177,3 @@ def _send(request: BaseHTTPRequestHandler, status: int, data: bytes) -> None:
     request.end_headers()
     if request.command != "HEAD":
         request.wfile.write(data)
-
-
-def program_environment(url: str) -> dict[str, str]:
-    """The environment of a program that works on a store."""
-    return {**os.environ, "AWS_ENDPOINT_URL_S3": url}

@@ -25,7 +25,7 @@ class RowCache:
     def __init__(self, folder: str | Path, max_bytes: int) -> None:
         self._folder, self._max_bytes = Path(folder), max_bytes
         self._room = 0
-        self._looked_s = -float(_LOOK_AGAIN_S)
+        self._full_until_s = 0.0
 
     def get(self, key: str, load: Callable[[], bytes]) -> bytes:
         """The bytes kept under a key, a hash in hex; where there are none, those that `load` gives, which are kept."""
@@ -39,24 +39,24 @@ class RowCache:
         return data
 
     def _keep(self, path: Path, data: bytes) -> None:
-        now_s = time.monotonic()
-        if len(data) > self._room and now_s - self._looked_s >= _LOOK_AGAIN_S:
-            self._looked_s = now_s
-            self._room = self._make_room()
+        if len(data) > self._room and time.monotonic() >= self._full_until_s:
+            self._room = self._make_room(len(data))
+            if len(data) > self._room:
+                self._full_until_s = time.monotonic() + _LOOK_AGAIN_S
         if len(data) > self._room:
             return
         self._room -= len(data)
         with suppress(StorageError), published(path) as temporary:  # a full disk is no reason to stop a training
             temporary.write_bytes(data)
 
-    def _make_room(self) -> int:
+    def _make_room(self, num_bytes: int) -> int:
         found = []
         for folder, _, names in os.walk(self._folder):
             for name in names:
                 with suppress(OSError):  # another process may have deleted it
                     state = os.stat(os.path.join(folder, name))
                     found.append((state.st_mtime, state.st_size, os.path.join(folder, name)))
-        total, granule = sum(size for _, size, _ in found), self._max_bytes // _GRANULE
+        total, granule = sum(size for _, size, _ in found), max(num_bytes, self._max_bytes // _GRANULE)
         for used_s, size, path in sorted(found):
             if total + granule <= self._max_bytes or time.time() - used_s < _UNUSED_S:
                 break

@@ -46,25 +46,34 @@ def find_source(root: str, entry: Entry, shards: ShardsDir, frames_fps: Fraction
 
 
 def shards_to_do(
-    root: str, plan: Sequence[Sequence[Range]], paths: Mapping[str, str], corpus: Corpus, masks_per_family: int
+    root: str, plan: Sequence[Sequence[Range]], videos: Mapping[str, Row], corpus: Corpus, masks_per_family: int
 ) -> list[Row]:
     """A row for every shard file: its name, its content, and the frames in it.
+
+    Those that take longest come first: at the end nobody waits for one that was begun last.
 
     Args:
         root: the corpus's folder.
         plan: the ranges of each shard.
-        paths: of the videos that can be used, by their sha256.
+        videos: that can be used, by their sha256; with their path and the pixels of a frame.
         corpus: for its object masks.
         masks_per_family: to be drawn.
     """
+
+    def cost(shard: Sequence[Range]) -> int:
+        return sum((p.stop - p.start) * videos[p.sha256]["pixels"] for p in shard if p.sha256 in videos)
+
     rows: list[Row] = [
         {
             "file": f"clips/shard-{number:05d}.parquet",
-            "ranges": [{**part._asdict(), "path": paths.get(part.sha256, "")} for part in shard],
+            "ranges": [
+                {**part._asdict(), "path": videos[part.sha256]["path"] if part.sha256 in videos else ""}
+                for part in shard
+            ],
             "content": record_hash(shard),
             "frames": sum(part.stop - part.start for part in shard),
         }
-        for number, shard in enumerate(plan)
+        for number, shard in sorted(enumerate(plan), key=lambda item: -cost(item[1]))
     ]
     masks: list[Row] = [
         {"file": object_masks_file(entry), "path": entry.path, "kind": entry.kind, "content": _content(root, entry)}

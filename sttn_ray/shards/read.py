@@ -29,10 +29,14 @@ class IndexedRow(NamedTuple):
 
 
 class ShardIndex(NamedTuple):
-    """What training reads of an index: the clips of a split, and the object masks, each sorted by id."""
+    """What training reads of an index: the clips of a split, and the masks, each sorted by id.
+
+    `object_masks` are the corpus's own; `drawn_masks` were drawn for validation.
+    """
 
     clips: list[IndexedRow]
     object_masks: list[IndexedRow]
+    drawn_masks: list[IndexedRow]
     width: int
     height: int
 
@@ -73,10 +77,11 @@ def read_index(folder: str | StoragePath, split: str) -> ShardIndex:
     chosen = sorted(_indexed(row) for row in clips if row["split"] == split)
     if not chosen:
         raise ShardError(f"{folder}: holds no clip of the split {split!r}; it has {len(clips)} of others")
-    # Drawn ones have no source: training draws its own.
-    objects = sorted(_indexed(row) for row in rows if row["family"] == "object" and row["source"])
+    masks = [row for row in rows if row["table"] == "masks"]
+    objects = sorted(_indexed(row) for row in masks if row["source"])
+    drawn = sorted(_indexed(row) for row in masks if not row["source"])
     header = _read_row(folder, chosen[0], ["width", "height"])
-    return ShardIndex(chosen, objects, header["width"], header["height"])
+    return ShardIndex(chosen, objects, drawn, header["width"], header["height"])
 
 
 def _indexed(row: dict[str, Any]) -> IndexedRow:

@@ -29,7 +29,7 @@ VIDEOS_SCHEMA = pa.schema(
 )
 BLANK: Row = {
     **{"status": "done", "step": "", "error": "", "reason": "", "is_unexpected": False},
-    **{"sha256": "", "frames": 0, "clips": 0, "clip_frames": 0, "frame_spans": []},
+    **{"sha256": "", "frames": 0, "pixels": 0, "clips": 0, "clip_frames": 0, "frame_spans": []},
 }
 _SHOWN_REASONS = 20
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sttn_ray.errors import CheckpointError
 from sttn_ray.model.attention import LEAK
@@ -21,12 +21,14 @@ class TrainState:
 
     Attributes:
         average: the mean of the generator's weights over its steps, the last ones weighing most; None: not kept.
+        first_bad_step: the first step with a gradient that was not finite, counted from 1, on the device; or -1.
     """
 
     generator: nn.Module
     discriminator: nn.Module
     generator_optimizer: torch.optim.Optimizer
     discriminator_optimizer: torch.optim.Optimizer
+    first_bad_step: Tensor
     average: nn.Module | None = None
     step: int = 0
 
@@ -50,12 +52,16 @@ def discriminator_channels(config: GeneratorConfig) -> int:
 def create_state(
     generator: nn.Module, discriminator: nn.Module, *, beta1: float, beta2: float, keeps_average: bool = False
 ) -> TrainState:
-    """The state before the first step, with an Adam for each network; each step sets the learning rate."""
+    """The state before the first step, with an Adam for each network; each step sets the learning rate.
+
+    Fused: faster, and told on the device not to write.
+    """
     return TrainState(
         generator,
         discriminator,
-        generator_optimizer=torch.optim.Adam(generator.parameters(), betas=(beta1, beta2)),
-        discriminator_optimizer=torch.optim.Adam(discriminator.parameters(), betas=(beta1, beta2)),
+        generator_optimizer=torch.optim.Adam(generator.parameters(), betas=(beta1, beta2), fused=True),
+        discriminator_optimizer=torch.optim.Adam(discriminator.parameters(), betas=(beta1, beta2), fused=True),
+        first_bad_step=torch.tensor(-1, device=next(generator.parameters()).device),
         average=copy.deepcopy(unwrapped(generator)).requires_grad_(False) if keeps_average else None,
     )
 
@@ -92,6 +98,9 @@ def load_state(path: Path, state: TrainState) -> None:
         state.discriminator_optimizer.load_state_dict(data["discriminator_optimizer"])
         if state.average is not None:
             state.average.load_state_dict(data[AVERAGE])
+        for optimizer in (state.generator_optimizer, state.discriminator_optimizer):
+            for group in optimizer.param_groups:  # whatever the checkpoint's were
+                group.update(fused=True, foreach=None)
         state.step = int(data["step"])
     except (KeyError, RuntimeError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path}: does not hold a training of this network ({error})") from error

@@ -1,6 +1,9 @@
 """One GAN step, in the paper's order: the discriminator, then the generator; no Ray."""
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +18,21 @@ from sttn_ray.model.losses import (
 from sttn_ray.training.schedule import learning_rate
 from sttn_ray.training.state import TrainState, unwrapped
 
+Precision = Literal["fp32", "bf16"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class StepSettings:
-    """What a step is told: the learning rate, the weights and kind of the losses (paper, section 3.3), the average."""
+    """What a step is told.
+
+    Attributes:
+        learning_rate, decay_at: see `schedule.learning_rate`.
+        hole_weight, valid_weight, adversarial_weight, adversarial_loss: the losses (paper, section 3.3).
+        ema_decay: of the mean of the generator's weights.
+        precision: of the networks' convolutions and products; weights, losses and optimizers are float32 always.
+        max_gradient_norm: to which each network's gradient is cut; None: it is not.
+        clips_at_once: the most clips that go through the networks together; None: all.
+    """
 
     learning_rate: float
     decay_at: tuple[int, ...]
@@ -27,6 +41,18 @@ class StepSettings:
     adversarial_weight: float
     adversarial_loss: AdversarialLoss
     ema_decay: float = 0.0
+    precision: Precision = "fp32"
+    max_gradient_norm: float | None = None
+    clips_at_once: int | None = None
+
+
+class _Part(NamedTuple):
+    """Some clips of a batch, the share of its clips that they are, and whether they are the last ones."""
+
+    frames: Tensor
+    masks: Tensor
+    share: float
+    is_last: bool
 
 
 def train_step(state: TrainState, frames: Tensor, masks: Tensor, settings: StepSettings) -> dict[str, Tensor]:
@@ -36,6 +62,13 @@ def train_step(state: TrainState, frames: Tensor, masks: Tensor, settings: StepS
     generator's pass its weights are frozen and it is called unwrapped: the published code computes, and averages over
     all workers, gradients that nothing reads (D-13). Its spectral norm iterates in all three passes, as published
     (D-9).
+
+    With more clips than `clips_at_once` gradients add up over parts. The generator then runs once more for each part,
+    without gradient, because what the discriminator learns from all parts comes before what the generator learns from
+    any; and spectral norm iterates for each part.
+
+    Once a gradient is not finite neither optimizer writes any more, in this step and in all later ones, without the
+    device being waited for: `state.first_bad_step` tells.
 
     Args:
         state: changed in place.
@@ -51,42 +84,110 @@ def train_step(state: TrainState, frames: Tensor, masks: Tensor, settings: StepS
     for optimizer in (state.generator_optimizer, state.discriminator_optimizer):
         for group in optimizer.param_groups:
             group["lr"] = rate
-    kind = settings.adversarial_loss
-
-    predicted = state.generator(frames * (1 - masks), masks)
-    completed = frames * (1 - masks) + predicted * masks
-
-    real_logits = state.discriminator(frames)
-    fake_logits = state.discriminator(completed.detach())
-    loss_discriminator = discriminator_loss(real_logits, fake_logits, kind)
-    state.discriminator_optimizer.zero_grad()
-    loss_discriminator.backward()
-    state.discriminator_optimizer.step()
-
-    judge = unwrapped(state.discriminator)
-    judge.requires_grad_(False)
-    loss_adversarial = generator_adversarial_loss(judge(completed), kind)
-    loss_hole = hole_loss(predicted, frames, masks)
-    loss_valid = valid_loss(predicted, frames, masks)
-    loss = (
-        settings.hole_weight * loss_hole
-        + settings.valid_weight * loss_valid
-        + settings.adversarial_weight * loss_adversarial
-    )
-    state.generator_optimizer.zero_grad()
-    loss.backward()
-    state.generator_optimizer.step()
-    judge.requires_grad_(True)
-
+    parts = list(_parts(frames, masks, settings.clips_at_once))
+    # The generator's graph of a whole batch serves both networks.
+    predicted = _predict(state.generator, parts[0], settings) if len(parts) == 1 else None
+    losses = {"discriminator": _train_discriminator(state, parts, predicted, settings)}
+    losses |= _train_generator(state, parts, predicted, settings)
     state.step += 1
     if state.average is not None:
         _follow(state.average, unwrapped(state.generator), average_share(state.step, decay=settings.ema_decay))
-    return {
-        "hole": loss_hole.detach(),
-        "valid": loss_valid.detach(),
-        "adversarial": loss_adversarial.detach(),
-        "discriminator": loss_discriminator.detach(),
-    }
+    return losses
+
+
+def _parts(frames: Tensor, masks: Tensor, clips_at_once: int | None) -> Iterator[_Part]:
+    num_clips = len(frames)
+    size = min(clips_at_once or num_clips, num_clips)
+    for start in range(0, num_clips, size):
+        stop = min(start + size, num_clips)
+        yield _Part(frames[start:stop], masks[start:stop], (stop - start) / num_clips, stop == num_clips)
+
+
+def _predict(generator: nn.Module, part: _Part, settings: StepSettings) -> Tensor:
+    with _autocast(part.frames, settings):
+        predicted: Tensor = generator(part.frames * (1 - part.masks), part.masks)
+    return predicted.float()
+
+
+def _judge(discriminator: nn.Module, frames: Tensor, settings: StepSettings) -> Tensor:
+    with _autocast(frames, settings):
+        logits: Tensor = discriminator(frames)
+    return logits.float()
+
+
+def _autocast(x: Tensor, settings: StepSettings) -> AbstractContextManager[None]:
+    return torch.autocast(x.device.type, torch.bfloat16, enabled=settings.precision == "bf16")
+
+
+def _completed(part: _Part, predicted: Tensor) -> Tensor:
+    return part.frames * (1 - part.masks) + predicted * part.masks
+
+
+def _train_discriminator(
+    state: TrainState, parts: list[_Part], predicted: Tensor | None, settings: StepSettings
+) -> Tensor:
+    state.discriminator_optimizer.zero_grad()
+    total = torch.zeros((), device=parts[0].frames.device)
+    for part in parts:
+        if predicted is None:
+            with torch.no_grad():
+                fake = _completed(part, _predict(unwrapped(state.generator), part, settings))
+        else:
+            fake = _completed(part, predicted.detach())
+        with _without_exchange(state.discriminator, part):
+            real_logits = _judge(state.discriminator, part.frames, settings)
+            fake_logits = _judge(state.discriminator, fake, settings)
+            loss = discriminator_loss(real_logits, fake_logits, settings.adversarial_loss)
+            (loss * part.share).backward()
+        total += loss.detach() * part.share
+    _update(state, state.discriminator, state.discriminator_optimizer, settings)
+    return total
+
+
+def _train_generator(
+    state: TrainState, parts: list[_Part], predicted: Tensor | None, settings: StepSettings
+) -> dict[str, Tensor]:
+    judge = unwrapped(state.discriminator)
+    judge.requires_grad_(False)
+    state.generator_optimizer.zero_grad()
+    totals = {name: torch.zeros((), device=parts[0].frames.device) for name in ("hole", "valid", "adversarial")}
+    weights = dict(zip(totals, (settings.hole_weight, settings.valid_weight, settings.adversarial_weight), strict=True))
+    for part in parts:
+        with _without_exchange(state.generator, part):
+            output = _predict(state.generator, part, settings) if predicted is None else predicted
+            logits = _judge(judge, _completed(part, output), settings)
+            losses = {
+                "hole": hole_loss(output, part.frames, part.masks),
+                "valid": valid_loss(output, part.frames, part.masks),
+                "adversarial": generator_adversarial_loss(logits, settings.adversarial_loss),
+            }
+            loss = sum((weights[name] * value for name, value in losses.items()), totals["hole"].new_zeros(()))
+            (loss * part.share).backward()
+        for name, value in losses.items():
+            totals[name] += value.detach() * part.share
+    _update(state, state.generator, state.generator_optimizer, settings)
+    judge.requires_grad_(True)
+    return totals
+
+
+def _without_exchange(network: nn.Module, part: _Part) -> AbstractContextManager[None]:
+    """Gradients are averaged over the workers once a step, with the last part's."""
+    if part.is_last or not isinstance(network, nn.parallel.DistributedDataParallel):
+        return nullcontext()
+    exchange: AbstractContextManager[None] = network.no_sync()
+    return exchange
+
+
+def _update(state: TrainState, network: nn.Module, optimizer: torch.optim.Optimizer, settings: StepSettings) -> None:
+    parameters = [p for p in network.parameters() if p.grad is not None]
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if settings.max_gradient_norm is not None:
+        nn.utils.clip_grads_with_norm_(parameters, settings.max_gradient_norm, norm)
+    is_first_bad = (state.first_bad_step < 0) & ~torch.isfinite(norm)
+    state.first_bad_step = torch.where(is_first_bad, state.step + 1, state.first_bad_step)
+    # A fused optimizer reads this on the device, and writes nothing where it is 1.
+    optimizer.found_inf = (state.first_bad_step >= 0).float()  # type: ignore[attr-defined]
+    optimizer.step()
 
 
 def average_share(step: int, *, decay: float) -> float:

@@ -21,6 +21,7 @@ from sttn_ray.shards.write import ShardSettings, write_clips
 from sttn_ray.training.metrics import read_metrics
 from tests.media import make_video
 from tests.processes import ROOT, kill_ray_process, start, wait_until
+from tests.store import upload
 
 NUM_STEPS = 9
 
@@ -190,6 +191,22 @@ def test_a_killed_worker_is_replaced(shards: Path, tmp_path: Path) -> None:
     kill_ray_process(run.pid, "RayTrainWorker")
     assert run.wait(240) == 0
     whole, parts = final_state(tmp_path / "undisturbed"), final_state(tmp_path / "disturbed")
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+@pytest.mark.slow
+def test_shards_in_an_object_store_train_the_same_network(
+    shards: Path, tmp_path: Path, store: str, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(store, shards, bucket)
+    assert train(*words(shards, tmp_path / "disk", 2)).returncode == 0
+    monkeypatch.delenv("AWS_ENDPOINT_URL_S3")
+    more = (f"storage.endpoint_url={store}", f"storage.cache_dir={tmp_path / 'cache'}", "train.loader_processes=1")
+    done = train(f"shards.dir={bucket}", *words(shards, tmp_path / "store", 2)[1:], *more)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len([path for path in (tmp_path / "cache").rglob("*") if path.is_file()]) == 3
+    assert seen(tmp_path / "disk") == seen(tmp_path / "store")
+    whole, parts = final_state(tmp_path / "disk"), final_state(tmp_path / "store")
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 

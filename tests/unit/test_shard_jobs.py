@@ -66,7 +66,13 @@ def test_a_shard_of_a_video_that_changes_meanwhile_does_not_appear(tmp_path: Pat
     shards, entry = ShardsDir(tmp_path / "shards"), Entry("walk", "frames")
     source = find_source(str(tmp_path / "v"), entry, shards, Fraction(24))
     corpus = Corpus([entry], [], Counter())
-    (row,) = shards_to_do(str(tmp_path / "v"), [[Range(source.sha256, 0, 20)]], {source.sha256: "walk"}, corpus, 0)
+    (row,) = shards_to_do(
+        str(tmp_path / "v"),
+        [[Range(source.sha256, 0, 20)]],
+        {source.sha256: {"path": "walk", "pixels": 96 * 64}},
+        corpus,
+        0,
+    )
     os.utime(tmp_path / "v/walk/7.png", ns=(0, 0))  # after it was found, before it is written
     with pytest.raises(StorageError, match="walk: was replaced while the job ran"):
         write_shard(str(tmp_path / "v"), shards, row, SETTINGS, 0)
@@ -81,3 +87,12 @@ def test_a_range_that_could_not_be_read_is_tried_again(tmp_path: Path):
     assert shards.read_done(file, "one") is not None
     shards.write_done(file, "one", [], [Fault("0" * 64, 3, 9, StorageError("no answer"), "read")])
     assert shards.read_done(file, "one") is None
+
+
+def test_what_takes_longest_is_begun_first():
+    plan = [[Range("a", 0, 10)], [Range("b", 0, 10)], [Range("a", 10, 40)], [Range("gone", 0, 90)]]
+    videos = {"a": {"path": "a.mp4", "pixels": 100}, "b": {"path": "b.mp4", "pixels": 250}}
+    rows = shards_to_do("videos", plan, videos, Corpus([], [], Counter()), 0)
+    assert [row["file"].removesuffix(".parquet")[-1] for row in rows] == ["2", "1", "0", "3"]
+    assert [row["number"] for row in rows] == [0, 1, 2, 3]
+    assert [part["path"] for row in rows for part in row["ranges"]] == ["a.mp4", "b.mp4", "a.mp4", ""]
