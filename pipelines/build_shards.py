@@ -26,6 +26,7 @@ from fractions import Fraction
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
+import cv2
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
@@ -69,7 +70,7 @@ MAX_TASKS = 4096
 SHEET = "samples.png"
 SHEET_ROWS = 8
 # To be raised when the same settings give other shards.
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 Row = dict[str, Any]
 
 
@@ -297,6 +298,7 @@ def make_write_fn(
     """Rows of `shards_to_do` to rows of number, file, the record of what was written, status and what failed."""
 
     def write(row: Row) -> Row:
+        cv2.setNumThreads(1)
         short = {"number": row["number"], "file": row["file"], "record": ""}
         short |= {"status": "done", "step": "", "error": "", "reason": "", "is_unexpected": False}
         try:

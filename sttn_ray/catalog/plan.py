@@ -24,7 +24,7 @@ from sttn_ray.video.encode import Codec, EncoderSettings, check_encoder
 from sttn_ray.video.index import VideoIndex, index_video
 
 # To be raised when completion or compositing gives other results for the same settings.
-SCHEDULE_VERSION = 1
+SCHEDULE_VERSION = 2
 INVERTED_SHARE = 0.8
 
 

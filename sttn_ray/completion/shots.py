@@ -28,6 +28,10 @@ class ShotFinder:
 
     def add(self, luma: NDArray[np.generic], maximum: int) -> None:
         """Take the next frame's luma plane, of code values up to `maximum`."""
+        # By halves first, which is eight times faster than in one step.
+        while luma.shape[1] >= 2 * THUMBNAIL[0] and luma.shape[0] >= 2 * THUMBNAIL[1]:
+            height, width = luma.shape[0] // 2, luma.shape[1] // 2
+            luma = cv2.resize(luma[: 2 * height, : 2 * width], (width, height), interpolation=cv2.INTER_AREA)
         small = cv2.resize(luma, THUMBNAIL, interpolation=cv2.INTER_AREA).astype(np.float32)
         small *= 255.0 / maximum
         change = 0.0 if self._last is None else float(np.abs(small - self._last).mean())
