@@ -124,7 +124,7 @@ class ShardsSection(_Section):
     quality: int = Field(95, ge=1, le=100, description="of jpeg")
     clip_frames: int = Field(60, ge=1, le=1000, description="frames of a clip, within which a sample's frames lie")
     min_clip_frames: int = Field(10, ge=1, description="frames of the shortest clip that is kept")
-    clips_per_shard: int = Field(64, ge=1, le=4096, description="clips in one shard file")
+    clips_per_shard: int = Field(32, ge=1, le=4096, description="clips in one shard file")
     masks_per_family: int = Field(8, ge=0, le=10000, description="masks of every family drawn once, for validation")
 
 
