@@ -174,6 +174,22 @@ class TrainSection(_Section):
     )
     learning_rate: float = Field(1e-4, gt=0, description="of both networks' Adam")
     decay_at: Steps = Field((150_000, 300_000), description="steps at each of which the learning rate falls to a tenth")
+    start_from: str | None = Field(
+        None, description="path of a checkpoint whose weights a new run begins with: ours, or the published layout"
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto",
+        description="of convolutions and products; weights and losses are fp32; auto: bf16 where the device has it",
+    )
+    compile: bool = Field(False, description="let torch compile the generator: minutes at the start, then faster steps")
+    clips_at_once: int | None = Field(
+        None,
+        ge=1,
+        description="the most clips a worker takes through the networks together, for memory; slower; default: all",
+    )
+    max_gradient_norm: float | None = Field(
+        None, gt=0, description="to which each network's gradient is cut; published: it is not"
+    )
     beta1: float = Field(0.0, ge=0, lt=1, description="of Adam")
     beta2: float = Field(0.99, ge=0, lt=1, description="of Adam")
     ema_decay: float = Field(
@@ -187,11 +203,18 @@ class TrainSection(_Section):
     adversarial_weight: float = Field(0.01, ge=0, description="of the discriminator's judgment")
     adversarial_loss: AdversarialLoss = Field("hinge", description="hinge, nsgan or lsgan")
     num_workers: int = Field(1, ge=1, description="processes that train together, each on its part of the batch")
+    min_workers: int | None = Field(
+        None,
+        ge=1,
+        description="how few go on where nodes are lost; with new nodes they grow to num_workers; default: all",
+    )
     worker_cpus: int = Field(2, ge=1, description="CPUs, and math threads, of each of them")
     loader_processes: int = Field(0, ge=0, description="processes that read ahead for each of them; 0: it reads itself")
     log_interval: int = Field(20, ge=1, description="steps between lines of metrics")
     checkpoint_interval: int = Field(1000, ge=1, description="steps between checkpoints")
     num_checkpoints: int = Field(2, ge=1, description="how many of the last checkpoints are kept")
+    validation_interval: int = Field(1000, ge=1, description="steps between validations, on clips kept out of training")
+    validation_clips: int = Field(16, ge=0, description="how many clips, ten frames each; 0: no validation")
 
 
 class InpaintSection(_Section):

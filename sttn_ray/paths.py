@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
+import s3fs
 from aiohttp import ClientError
 from botocore.exceptions import BotoCoreError
+from botocore.exceptions import ClientError as AnswerError
+from botocore.exceptions import ConnectionError as NoConnectionError
 from upath import UPath
 
 from sttn_ray.errors import ConfigError, StorageError
@@ -24,10 +27,23 @@ ENDPOINT_VARIABLE = "AWS_ENDPOINT_URL_S3"
 READ_ERRORS = (OSError, BotoCoreError, ClientError)
 
 _OPTIONS: dict[str, Any] = {"use_listings_cache": False}  # others may write there too
+# Beside botocore's own: about a minute altogether, which a store may need to come back.
+_NUM_TRIES = 11
 # Bytes that are read ahead of what is asked for. s3fs would take 50 MiB, of which a seek throws away most.
 SOME = 2**20
 ALL = 8 * 2**20
 _IMAGES_AT_ONCE = 32  # frames of a folder that are asked of a store together
+
+
+def _will_pass(error: Exception) -> bool:
+    """Whether a request may succeed later: the store is down or busy, not of another opinion."""
+    if isinstance(error, AnswerError):
+        return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) >= 500
+    return isinstance(error, NoConnectionError)
+
+
+s3fs.S3FileSystem.retries = _NUM_TRIES
+s3fs.core.set_custom_error_handler(_will_pass)
 
 
 def use_endpoint(url: str | None) -> None:

@@ -1,8 +1,8 @@
 """Which clips a step sees, and which frames, mask and flip of each; pure functions of the seed.
 
 The steps of a training draw on one endless list of positions. Position p belongs to epoch p // N of a corpus of N
-clips; every epoch has its own order. A step of B clips takes B positions, and W workers take equal parts of them, so
-that a run that stops at any step goes on exactly there, also with another number of workers.
+clips; every epoch has its own order. A step of B clips takes B positions, and W workers take parts of them, equal but
+for one clip, so that a run that stops at any step goes on exactly there, also with another number of workers.
 """
 
 import hashlib
@@ -40,13 +40,13 @@ def step_positions(step: int, *, batch_size: int, rank: int = 0, num_workers: in
     """The positions that a worker takes in a step (counted from 0); `batch_size` is over all workers.
 
     Raises:
-        ValueError: the batch does not divide into the workers.
+        ValueError: there are more workers than clips.
     """
+    if batch_size < num_workers:
+        raise ValueError(f"a batch of {batch_size} clips does not suffice for {num_workers} workers")
     share, rest = divmod(batch_size, num_workers)
-    if rest:
-        raise ValueError(f"a batch of {batch_size} clips does not divide into {num_workers} workers")
-    first = step * batch_size + rank * share
-    return range(first, first + share)
+    first = step * batch_size + rank * share + min(rank, rest)
+    return range(first, first + share + (rank < rest))
 
 
 def worker_batches(

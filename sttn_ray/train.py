@@ -1,10 +1,11 @@
 """Train STTN as a GAN on shards, with one worker or many.
 
 Reads shards that pipelines.build_shards wrote. Writes into run.dir: config.yaml, metrics.jsonl, TensorBoard events,
-checkpoints, and at the end generator.pt, which inpaint.checkpoint reads.
+checkpoints, the best validation's best.pt, and at the end generator.pt; inpaint.checkpoint reads both.
 
     python -m sttn_ray.train configs/davis.yaml shards.dir=shards/davis run.dir=runs/davis
     python -m sttn_ray.train runs/davis/config.yaml
+    python -m sttn_ray.train --summary runs/davis
 
 The same command again goes on from the last checkpoint, also with another train.num_workers; with a larger
 train.num_steps a finished training goes on.
@@ -14,7 +15,7 @@ Exit status: 0 trained, 1 the training failed, 2 the request is wrong.
 
 import json
 import logging
-import os
+import shutil
 import sys
 import tempfile
 import time
@@ -27,46 +28,75 @@ import cv2
 import ray
 import ray.train
 import ray.train.torch
-import tensorboardX
 import torch
 import torch.distributed
+from pyarrow.fs import FSSpecHandler, PyFileSystem
 from torch import Tensor
 
 import sttn_ray
 from sttn_ray import cluster
-from sttn_ray.config import Experiment, run_program, to_yaml
-from sttn_ray.errors import ConfigError, SttnError
-from sttn_ray.model.generator import PRESETS, GeneratorConfig
+from sttn_ray.config import Experiment, exit_with_faults, run_program, to_yaml
+from sttn_ray.errors import ConfigError, ShardError, SttnError
+from sttn_ray.model.generator import PRESETS, Generator, GeneratorConfig
+from sttn_ray.model.precision import Precision, fastest_precision
 from sttn_ray.model.weights import load_generator, read_checkpoint, save_generator
-from sttn_ray.paths import as_path, is_remote, use_endpoint
+from sttn_ray.paths import StoragePath, as_path, use_endpoint
 from sttn_ray.samples import worker_batches
 from sttn_ray.shards.cache import RowCache
 from sttn_ray.shards.read import INDEX_FILE, ShardIndex, read_index
-from sttn_ray.storage import claim, file_sha256, published, read_record, require_local, write_record
+from sttn_ray.storage import claim, file_sha256, published, read_record, write_record
 from sttn_ray.training.data import ClipDataset, make_loader
-from sttn_ray.training.metrics import MetricsFile, describe
-from sttn_ray.training.state import TrainState, create_networks, create_state, load_state, save_state
+from sttn_ray.training.metrics import Writer
+from sttn_ray.training.state import (
+    TrainState,
+    create_networks,
+    create_state,
+    for_precision,
+    load_state,
+    save_state,
+    start_from,
+    unwrapped,
+)
 from sttn_ray.training.step import StepSettings, to_device, train_step
+from sttn_ray.training.summary import summarize
+from sttn_ray.training.validation import Example, complete, is_better, measure, read_examples, write_strip
+from sttn_ray.training.workers import all_clip_ids, mean_losses, mean_metrics
 
 log = logging.getLogger(__name__)
 
 SECTIONS = ("run", "storage", "shards", "masks", "model", "train")
-STATE_FILE = "state.pt"
+CHECKPOINTS, STATE_FILE = "checkpoints", "state.pt"
 GENERATOR_FILE = "generator.pt"
-# Of a worker group, before the training is given up: a killed worker is replaced, and goes on from the checkpoint.
-MAX_FAILURES = 3
+BEST_FILE, BEST_RECORD = "best.pt", "best.json"
+STARTS_RECORD = "starts.json"
+# Starts of the workers from one and the same step, before the training is given up. A killed worker is replaced, and
+# all go on from the checkpoint; over a week that may happen often.
+MAX_STARTS = 4
+# Worker groups that could not start within a minute, before the training is given up. One that may shrink tries first
+# with as many workers as before.
+MAX_FAILED_STARTS, MAX_FAILED_ELASTIC_STARTS = 3, 100
 # A worker that is gone without a word must not keep the others waiting for half an hour, as torch's default has it.
 COLLECTIVE_TIMEOUT_S = 300
 # Settings that change neither weights nor their order, so that a run may go on with others.
 FREE_KEYS = {
-    *("num_steps", "num_workers", "worker_cpus", "loader_processes"),
-    *("log_interval", "checkpoint_interval", "num_checkpoints"),
+    *("num_steps", "num_workers", "min_workers", "worker_cpus", "loader_processes"),
+    *("log_interval", "checkpoint_interval", "num_checkpoints", "validation_interval", "validation_clips"),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit status."""
-    return run_program(__doc__ or "", SECTIONS, run, argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if "--summary" in words:
+        words.remove("--summary")
+        if len(words) != 1:
+            exit_with_faults(ConfigError("--summary takes the folder of a run: --summary DIR"))
+        try:
+            sys.stdout.write(summarize(as_path(words[0])))
+        except SttnError as error:
+            exit_with_faults(error)
+        return 0
+    return run_program(__doc__ or "", SECTIONS, run, words)
 
 
 def run(experiment: Experiment) -> int:
@@ -76,10 +106,9 @@ def run(experiment: Experiment) -> int:
         SttnError: the request itself is wrong; nothing was done.
     """
     _check(experiment)
-    run_dir, options = Path(experiment.run.dir or "").absolute(), experiment.train
     use_endpoint(experiment.storage.endpoint_url)
-    shards_dir = experiment.shards.dir or ""
-    shards_dir = shards_dir if is_remote(shards_dir) else os.path.abspath(shards_dir)
+    options = experiment.train
+    run_dir, shards_dir = _absolute(experiment.run.dir or ""), str(_absolute(experiment.shards.dir or ""))
     config = _generator_config(experiment)
     index = read_index(shards_dir, "train")
     if (index.width, index.height) != (config.width, config.height):
@@ -95,10 +124,12 @@ def run(experiment: Experiment) -> int:
         return 0
     cluster.connect()
     cluster.require_shared_paths(_paths(experiment))
+    (run_dir / STARTS_RECORD).unlink(missing_ok=True)
     device = cluster.choose_device(experiment.run.device)
-    cluster.require_workers(options.num_workers, options.worker_cpus, device)
+    precision = fastest_precision(device) if options.precision == "auto" else options.precision
+    cluster.require_workers(options.min_workers or options.num_workers, options.worker_cpus, device)
     log.info(
-        "%d clips of %dx%d, network %d channels x %d blocks, %d worker%s of %d threads on %s, to step %d",
+        "%d clips of %dx%d, network %d channels x %d blocks, %d worker%s of %d threads on %s in %s, to step %d",
         len(index.clips),
         index.width,
         index.height,
@@ -108,6 +139,7 @@ def run(experiment: Experiment) -> int:
         "s"[: options.num_workers != 1],
         options.worker_cpus,
         device,
+        precision,
         options.num_steps,
     )
     trainer = ray.train.torch.TorchTrainer(
@@ -117,21 +149,22 @@ def run(experiment: Experiment) -> int:
             "run_dir": str(run_dir),
             "shards_dir": shards_dir,
             "device": device,
+            "precision": precision,
         },
         torch_config=ray.train.torch.TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
         # Logical CPUs: nothing else of Ray's runs beside the workers, whose data come from torch's own loader.
         scaling_config=ray.train.ScalingConfig(
-            num_workers=options.num_workers,
+            num_workers=(options.min_workers, options.num_workers) if options.min_workers else options.num_workers,
             use_gpu=device == "cuda",
             resources_per_worker={"CPU": options.worker_cpus, **({"GPU": 1} if device == "cuda" else {})},
         ),
         run_config=ray.train.RunConfig(
-            name="checkpoints",
-            storage_path=str(run_dir),
-            # Without a limit Ray starts a worker group that cannot start again and again, for ever.
+            name=CHECKPOINTS,
+            **_storage(run_dir),
             failure_config=ray.train.FailureConfig(
-                max_failures=MAX_FAILURES,
-                controller_failure_limit=MAX_FAILURES,  # type: ignore[call-arg]  # its types are of Train v1
+                max_failures=-1,  # `_count_start` sets the limit
+                # Without one Ray starts a worker group that cannot start again and again, for ever.
+                controller_failure_limit=MAX_FAILED_ELASTIC_STARTS if options.min_workers else MAX_FAILED_STARTS,  # type: ignore[call-arg]  # its types are of Train v1
             ),
             # Ray says of each worker what it does; what a person wants to know is the line of metrics.
             logging_config=ray.train.LoggingConfig(log_level="WARNING"),
@@ -144,6 +177,9 @@ def run(experiment: Experiment) -> int:
         log.error("training failed: %s", _cause(error))
         log.error("the same command goes on from the last checkpoint in %s", run_dir / "checkpoints")
         return 1
+    if result.return_value is not None:  # None where all steps were done before
+        log.error("training stopped: %s", result.return_value)
+        return 1
     # Also where all steps were done before, by a driver that was killed: Ray keeps note of the last checkpoint.
     assert result.checkpoint is not None
     with result.checkpoint.as_directory() as folder, published(run_dir / GENERATOR_FILE) as temporary:
@@ -154,15 +190,20 @@ def run(experiment: Experiment) -> int:
     return 0
 
 
-def train_worker(job: dict[str, Any]) -> None:
+def train_worker(job: dict[str, Any]) -> str | None:
     """What each worker does: restore or start, then step by step to the end.
 
-    `job` holds the experiment as plain values, run_dir, shards_dir and device.
+    Args:
+        job: the experiment as plain values, run_dir, shards_dir, device and precision.
+
+    Returns:
+        What stopped it, where another try would end the same way; else None.
     """
     # Our lines alone: at this level Ray tells every report of every worker.
-    log.addHandler(logging.StreamHandler(sys.stderr))
-    log.setLevel(logging.INFO)
-    log.propagate = False
+    ours = logging.getLogger("sttn_ray")
+    ours.addHandler(logging.StreamHandler(sys.stderr))
+    ours.setLevel(logging.INFO)
+    ours.propagate = False
     experiment = Experiment.model_validate(job["experiment"])
     options, storage, context = experiment.train, experiment.storage, ray.train.get_context()
     rank, num_workers = context.get_world_rank(), context.get_world_size()
@@ -171,9 +212,12 @@ def train_worker(job: dict[str, Any]) -> None:
     cv2.setNumThreads(1)
     device = torch.device("mps") if job["device"] == "mps" else ray.train.torch.get_device()
 
-    state = _start(experiment, device, num_workers)
-    first_step = state.step
+    state = _start(experiment, device, num_workers, job["precision"])
+    run_dir = as_path(job["run_dir"])
+    if (fault := _count_start(run_dir, state.step, rank, num_workers)) is not None:
+        return fault
     index = read_index(job["shards_dir"], "train")
+    cache = RowCache(storage.cache_dir, int(storage.cache_gb * 1e9)) if storage.cache_dir else None
     dataset = ClipDataset(
         job["shards_dir"],
         index,
@@ -182,8 +226,9 @@ def train_worker(job: dict[str, Any]) -> None:
         seed=experiment.run.seed,
         color_jitter=options.color_jitter,
         crop=crop_size(experiment, index),
-        cache=RowCache(storage.cache_dir, int(storage.cache_gb * 1e9)) if storage.cache_dir else None,
+        cache=cache,
     )
+    examples = _read_examples(experiment, job["shards_dir"], cache, rank)
     batches = worker_batches(
         state.step, options.num_steps, batch_size=options.batch_size, rank=rank, num_workers=num_workers
     )
@@ -196,40 +241,128 @@ def train_worker(job: dict[str, Any]) -> None:
         adversarial_weight=options.adversarial_weight,
         adversarial_loss=options.adversarial_loss,
         ema_decay=options.ema_decay,
+        precision=job["precision"],
+        max_gradient_norm=options.max_gradient_norm,
+        clips_at_once=options.clips_at_once,
     )
-    writer = _Writer(Path(job["run_dir"]), first_step) if rank == 0 else None
+    writer = Writer(run_dir, after_step=state.step) if rank == 0 else None
     sums: dict[str, Tensor] = {}
-    since, start_s, wait_s = 0, time.monotonic(), 0.0
+    recent: list[list[str]] = []  # the clips of each step since the last line
+    is_warned = False
+    start_s, wait_s = time.monotonic(), 0.0
     while state.step < options.num_steps:
         before_s = time.monotonic()
         batch = next(loader)
         wait_s += time.monotonic() - before_s
-        losses = train_step(state, *to_device(batch.frames, batch.masks, device), settings)
+        weight = len(batch.clip_ids) * num_workers / options.batch_size
+        losses = train_step(state, *to_device(batch.frames, batch.masks, device), settings, weight=weight)
         sums = {name: sums.get(name, 0) + loss for name, loss in losses.items()}
-        since += 1
+        recent.append(batch.clip_ids)
         is_last = state.step == options.num_steps
         is_checkpoint = is_last or state.step % options.checkpoint_interval == 0
+        is_validation = bool(examples) and (is_last or state.step % options.validation_interval == 0)
         # At a checkpoint too, so that a run that goes on from it writes the lines that it would have written.
-        if is_checkpoint or state.step % options.log_interval == 0:
-            metrics = _means(sums, since, num_workers)
-            clip_ids = _all_clip_ids(batch.clip_ids, num_workers)
+        if is_checkpoint or is_validation or state.step % options.log_interval == 0:
+            if not is_warned and ray.train.get_preemption_info() is not None:
+                is_warned = is_checkpoint = True
+                if rank == 0:
+                    log.warning("a node will be taken away: a checkpoint is written at step %d", state.step)
+            if (fault := _find_fault(state, recent, num_workers)) is not None:
+                return fault
+            metrics = mean_losses(sums, len(recent), num_workers)
+            clip_ids = all_clip_ids(batch.clip_ids, num_workers)
             seconds = time.monotonic() - start_s
+            speed = {"steps_per_s": len(recent) / seconds, "data_wait_share": wait_s / seconds}
+            if is_validation:
+                metrics |= _validate(state, examples, run_dir, job["precision"], rank, num_workers)
             if writer is not None:
                 line = {"step": state.step, **metrics, "learning_rate": _rate(state)}
-                speed = {"steps_per_s": since / seconds, "data_wait_share": wait_s / seconds}
                 writer.write({**line, **speed, "clip_ids": clip_ids}, num_steps=options.num_steps)
-            sums, since, start_s, wait_s = {}, 0, time.monotonic(), 0.0
             if is_checkpoint:
-                _report(state, {"step": state.step, **metrics}, rank)
+                _report(state, {"step": state.step, **metrics}, run_dir, rank)
+                if writer is not None:
+                    writer.upload()
+            sums, recent, start_s, wait_s = {}, [], time.monotonic(), 0.0
     if writer is not None:
         writer.close()
+    return None
 
 
-def _start(experiment: Experiment, device: torch.device, num_workers: int) -> TrainState:
+def _count_start(run_dir: StoragePath, step: int, rank: int, num_workers: int) -> str | None:
+    """Note that the workers start from a step; what to say where they did so too often without coming further."""
+    told: list[str | None] = [None]
+    if rank == 0:
+        last = read_record(run_dir / STARTS_RECORD) or {"step": -1, "starts": 0}
+        starts = last["starts"] + 1 if last["step"] == step else 1
+        write_record(run_dir / STARTS_RECORD, {"step": step, "starts": starts})
+        if starts > MAX_STARTS:
+            (run_dir / STARTS_RECORD).unlink()  # the same command may try again
+            told = [f"the workers died {MAX_STARTS} times after step {step} without reaching another checkpoint"]
+    if num_workers > 1:
+        torch.distributed.broadcast_object_list(told)
+    return told[0]
+
+
+def _find_fault(state: TrainState, recent: Sequence[list[str]], num_workers: int) -> str | None:
+    """What makes it useless to go on: a gradient that is not finite, which all workers see alike."""
+    bad = int(state.first_bad_step)
+    if bad < 0:
+        return None
+    clip_ids = all_clip_ids(recent[bad - state.step - 1], num_workers)
+    return (
+        f"the gradient of step {bad} is not finite; its clips: {', '.join(clip_ids)}; no weight was changed by it. "
+        "Look at these clips; or train in another run.dir with a lower train.learning_rate, a train.max_gradient_norm, "
+        "or train.precision=fp32"
+    )
+
+
+def _read_examples(experiment: Experiment, shards_dir: str, cache: RowCache | None, rank: int) -> list[Example]:
+    num_clips = experiment.train.validation_clips
+    try:
+        index = read_index(shards_dir, "validation") if num_clips else None
+    except ShardError:
+        index = None
+        if rank == 0:
+            log.info("%s: no clips for validation; corpus.validation_share of build_shards keeps some", shards_dir)
+    if index is None:
+        return []
+    return read_examples(shards_dir, index, num_clips=num_clips, seed=experiment.run.seed, cache=cache)
+
+
+def _validate(
+    state: TrainState,
+    examples: Sequence[Example],
+    run_dir: StoragePath,
+    precision: Precision,
+    rank: int,
+    num_workers: int,
+) -> dict[str, float]:
+    """Measure the generator, or its average, on all examples; the first worker keeps a picture, and the best."""
+    generator = unwrapped(state.generator) if state.average is None else state.average
+    assert isinstance(generator, Generator)
+    device = next(generator.parameters()).device
+    mine = examples[rank::num_workers]
+    completed = [complete(generator, example, device=device, precision=precision) for example in mine]
+    found = mean_metrics([measure(*pair) for pair in zip(mine, completed, strict=True)], num_workers, device)
+    if rank == 0:
+        write_strip(run_dir / "validation" / f"step-{state.step:08d}.png", mine, completed)
+        if is_better(found, read_record(run_dir / BEST_RECORD)):
+            with published(run_dir / BEST_FILE) as temporary:
+                save_generator(temporary, generator)
+            write_record(run_dir / BEST_RECORD, {"step": state.step, **found})
+    return {f"validation_{name}": value for name, value in found.items()}
+
+
+def _start(experiment: Experiment, device: torch.device, num_workers: int, precision: Precision) -> TrainState:
     """The state of the last checkpoint, or the first one; on the device, wrapped for several workers."""
     generator, discriminator = create_networks(
         _generator_config(experiment), seed=experiment.run.seed, initialization=experiment.model.initialization
     )
+    if experiment.train.start_from is not None:
+        start_from(experiment.train.start_from, generator, discriminator)
+    for_precision(precision, generator, discriminator)
+    if experiment.train.compile:
+        generator.compile()
     wrapped = (
         ray.train.torch.prepare_model(
             network.train(), move_to_device=device, parallel_strategy="ddp" if num_workers > 1 else None
@@ -246,60 +379,41 @@ def _start(experiment: Experiment, device: torch.device, num_workers: int) -> Tr
     return state
 
 
-class _Writer:
-    """What the first worker writes beside checkpoints: metrics.jsonl, TensorBoard events, and a line to read."""
+def _report(state: TrainState, metrics: dict[str, float], run_dir: StoragePath, rank: int) -> None:
+    """Give Ray a checkpoint, which is brought to run.dir while training goes on; all workers come here."""
+    name, mode = f"step-{state.step:08d}", ray.train.CheckpointUploadMode.ASYNC
+    if rank:
+        ray.train.report(metrics, checkpoint=None, checkpoint_dir_name=name, checkpoint_upload_mode=mode)
+        return
+    storage = ray.train.get_context().get_storage()
 
-    def __init__(self, run_dir: Path, step: int) -> None:
-        self._metrics = MetricsFile(run_dir / "metrics.jsonl", after_step=step)
-        self._events = tensorboardX.SummaryWriter(str(run_dir / "tensorboard"), purge_step=step + 1)
+    def bring(checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
+        with published(run_dir / CHECKPOINTS / name / STATE_FILE) as temporary:
+            shutil.copyfile(Path(checkpoint.path) / STATE_FILE, temporary)
+        return ray.train.Checkpoint(f"{storage.experiment_fs_path}/{name}", filesystem=storage.storage_filesystem)
 
-    def write(self, line: dict[str, Any], *, num_steps: int) -> None:
-        self._metrics.write(line)
-        for name, value in line.items():
-            if isinstance(value, float):
-                self._events.add_scalar(name, value, line["step"])
-        self._events.flush()
-        log.info("%s", describe(line, num_steps=num_steps))
-
-    def close(self) -> None:
-        self._metrics.close()
-        self._events.close()
-
-
-def _means(sums: dict[str, Tensor], steps: int, num_workers: int) -> dict[str, float]:
-    """Mean losses over the last steps and all workers, read from the device at once.
-
-    Raises:
-        RuntimeError: one is not finite; no checkpoint of it is written.
-    """
-    values = torch.stack(list(sums.values())) / steps
-    if num_workers > 1:
-        torch.distributed.all_reduce(values)
-        values /= num_workers
-    means = dict(zip(sums, values.tolist(), strict=True))
-    if not torch.isfinite(values).all():
-        raise RuntimeError(f"a loss is not finite: {means}; train in another run.dir with a lower train.learning_rate")
-    return means
+    folder = Path(tempfile.mkdtemp(prefix="sttn-ray-"))
+    save_state(folder / STATE_FILE, state)
+    ray.train.report(
+        metrics,
+        checkpoint=ray.train.Checkpoint.from_directory(folder),
+        checkpoint_dir_name=name,
+        checkpoint_upload_mode=mode,
+        checkpoint_upload_fn=bring,
+        delete_local_checkpoint_after_upload=True,
+    )
 
 
-def _all_clip_ids(clip_ids: list[str], num_workers: int) -> list[str]:
-    """The clips of the whole batch, in the order of their positions."""
-    if num_workers == 1:
-        return clip_ids
-    gathered: list[list[str]] = [[] for _ in range(num_workers)]
-    torch.distributed.all_gather_object(gathered, clip_ids)
-    return [clip_id for part in gathered for clip_id in part]
+def _absolute(path: str) -> StoragePath:
+    where = as_path(path)
+    return where.absolute() if isinstance(where, Path) else where
 
 
-def _report(state: TrainState, metrics: dict[str, float], rank: int) -> None:
-    """Give Ray a checkpoint, which it copies into run.dir; all workers come here, the first one brings it."""
-    name = f"step-{state.step:08d}"
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint = None
-        if rank == 0:
-            save_state(Path(folder) / STATE_FILE, state)
-            checkpoint = ray.train.Checkpoint.from_directory(folder)
-        ray.train.report(metrics, checkpoint=checkpoint, checkpoint_dir_name=name)
+def _storage(run_dir: StoragePath) -> dict[str, Any]:
+    """Where Ray keeps its own note of the checkpoints: beside them, by the same way."""
+    if isinstance(run_dir, Path):
+        return {"storage_path": str(run_dir)}
+    return {"storage_path": run_dir.path, "storage_filesystem": PyFileSystem(FSSpecHandler(run_dir.fs))}
 
 
 def _rate(state: TrainState) -> float:
@@ -334,18 +448,19 @@ def _check(experiment: Experiment) -> None:
             f"train.batch_size={options.batch_size}: does not divide into train.num_workers={options.num_workers}; "
             "each worker takes an equal part of the batch"
         )
+    if options.min_workers and options.min_workers > options.num_workers:
+        faults.append(f"train.min_workers={options.min_workers}: is more than train.num_workers={options.num_workers}")
     if not any(experiment.masks.model_dump().values()):
         faults.append("masks: all weights are 0; give one family a weight")
     if faults:
         raise ConfigError("\n".join(faults))
-    require_local({"run.dir": experiment.run.dir})
 
 
 def _paths(experiment: Experiment) -> dict[str, str | None]:
     return {"run.dir": experiment.run.dir, "shards.dir": experiment.shards.dir}
 
 
-def _claim(run_dir: Path, experiment: Experiment, shards_dir: str) -> None:
+def _claim(run_dir: StoragePath, experiment: Experiment, shards_dir: str) -> None:
     """Write what the run is, or check that it is the same run."""
     sections = experiment.model_dump(mode="json", include={"masks", "model", "train"})
     ours = {f"{s}.{key}": value for s, keys in sections.items() for key, value in keys.items() if key not in FREE_KEYS}

@@ -11,11 +11,11 @@ import torch
 
 import sttn_ray
 from sttn_ray.catalog.items import Item
-from sttn_ray.completion.engine import Precision
 from sttn_ray.completion.schedule import Schedule
 from sttn_ray.errors import MaskError, VideoError
 from sttn_ray.masks.hole import make_holes
 from sttn_ray.masks.read import MaskSource, boxes_source, check_fit, mask_source, read_masks
+from sttn_ray.model.precision import Precision
 from sttn_ray.paths import stamps
 from sttn_ray.storage import record_hash
 from sttn_ray.video.assemble import Container, choose_container

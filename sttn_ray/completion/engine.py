@@ -7,7 +7,7 @@ published code halves again and again, so that frames flicker with the window's 
 
 import copy
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -22,10 +22,9 @@ from sttn_ray.completion.schedule import Schedule, Shot
 from sttn_ray.completion.shots import LOOKAHEAD, ShotFinder
 from sttn_ray.masks.hole import Hole
 from sttn_ray.model.generator import Generator
+from sttn_ray.model.precision import DTYPES, Precision
 from sttn_ray.video.color import ColorFormat, Planes, crop_planes, planes_to_rgb
 
-Precision = Literal["fp32", "bf16"]
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SHOT_MARGIN = 1 + LOOKAHEAD  # frames beyond a shot's end that tell whether it ends there
 
 
@@ -42,19 +41,6 @@ class CompletedFrame(NamedTuple):
 
     number: int
     samples: bytes
-
-
-def fastest_precision(device: str) -> Precision:
-    """bf16 where the device computes it faster than float32: CUDA, and CPUs with instructions for it."""
-    if device == "cuda":
-        # The machine that plans may have no GPU of its own; then those of the cluster are taken to be recent.
-        is_old = torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False)
-        return "fp32" if is_old else "bf16"
-    if device == "cpu":
-        capabilities = torch.cpu.get_capabilities()
-        if any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16")):
-            return "bf16"
-    return "fp32"
 
 
 class Engine:

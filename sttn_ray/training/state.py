@@ -12,7 +12,8 @@ from sttn_ray.errors import CheckpointError
 from sttn_ray.model.attention import LEAK
 from sttn_ray.model.discriminator import Discriminator
 from sttn_ray.model.generator import Generator, GeneratorConfig, Initialization
-from sttn_ray.model.weights import AVERAGE, FORMAT_VERSION, read_checkpoint
+from sttn_ray.model.precision import Precision
+from sttn_ray.model.weights import AVERAGE, FORMAT_VERSION, load_generator, read_checkpoint
 
 
 @dataclass
@@ -104,6 +105,34 @@ def load_state(path: Path, state: TrainState) -> None:
         state.step = int(data["step"])
     except (KeyError, RuntimeError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path}: does not hold a training of this network ({error})") from error
+
+
+def for_precision(precision: Precision, generator: nn.Module, discriminator: nn.Module) -> None:
+    """Lay the networks' weights out as their convolutions take them fastest in a number format; no value changes."""
+    if precision == "bf16":
+        generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in its types
+        discriminator.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+
+
+def start_from(path: str | Path, generator: Generator, discriminator: nn.Module) -> None:
+    """Give networks a checkpoint's weights, and neither its steps nor its optimizers: ours, or the published layout.
+
+    The discriminator keeps its own where the checkpoint has none that fits.
+
+    Raises:
+        CheckpointError: it cannot be read, or its generator is of another width or depth.
+    """
+    found = load_generator(path)
+    names = ("channels", "num_blocks", "grids")
+    theirs, ours = ([getattr(network.config, name) for name in names] for network in (found, generator))
+    if theirs != ours:
+        told = ", ".join(f"{name} {a} instead of {b}" for name, a, b in zip(names, theirs, ours, strict=True) if a != b)
+        raise CheckpointError(f"{path}: its generator has {told}; choose the model.preset that it was trained with")
+    generator.load_state_dict(found.state_dict())
+    judge = read_checkpoint(path).get("discriminator")
+    shapes = {name: value.shape for name, value in discriminator.state_dict().items()}
+    if isinstance(judge, dict) and {name: getattr(value, "shape", None) for name, value in judge.items()} == shapes:
+        discriminator.load_state_dict(judge)
 
 
 def unwrapped(network: nn.Module) -> nn.Module:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +15,9 @@ from sttn_ray.model.losses import (
     hole_loss,
     valid_loss,
 )
+from sttn_ray.model.precision import Precision
 from sttn_ray.training.schedule import learning_rate
 from sttn_ray.training.state import TrainState, unwrapped
-
-Precision = Literal["fp32", "bf16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +46,7 @@ class StepSettings:
 
 
 class _Part(NamedTuple):
-    """Some clips of a batch, the share of its clips that they are, and whether they are the last ones."""
+    """Some clips of a batch, what they count in the mean of its losses, and whether they are the last ones."""
 
     frames: Tensor
     masks: Tensor
@@ -55,7 +54,9 @@ class _Part(NamedTuple):
     is_last: bool
 
 
-def train_step(state: TrainState, frames: Tensor, masks: Tensor, settings: StepSettings) -> dict[str, Tensor]:
+def train_step(
+    state: TrainState, frames: Tensor, masks: Tensor, settings: StepSettings, *, weight: float = 1.0
+) -> dict[str, Tensor]:
     """Train both networks on one batch, and count the step.
 
     The discriminator sees the source and the completed clip (prediction inside the hole, source outside). In the
@@ -75,16 +76,17 @@ def train_step(state: TrainState, frames: Tensor, masks: Tensor, settings: StepS
         frames: (B, T, 3, H, W) in [-1, 1].
         masks: (B, T, 1, H, W), 1 = hole, in the type of the frames.
         settings: of the step.
+        weight: of these clips in the mean over the workers: their number by that of an even part of the batch.
 
     Returns:
-        The losses as scalars without gradient, still on the device: hole, valid, adversarial, discriminator; all
-        before their weights.
+        The losses times `weight` as scalars without gradient, still on the device: hole, valid, adversarial,
+        discriminator; all before their own weights.
     """
     rate = learning_rate(state.step, base=settings.learning_rate, decay_at=settings.decay_at)
     for optimizer in (state.generator_optimizer, state.discriminator_optimizer):
         for group in optimizer.param_groups:
             group["lr"] = rate
-    parts = list(_parts(frames, masks, settings.clips_at_once))
+    parts = list(_parts(frames, masks, settings.clips_at_once, weight))
     # The generator's graph of a whole batch serves both networks.
     predicted = _predict(state.generator, parts[0], settings) if len(parts) == 1 else None
     losses = {"discriminator": _train_discriminator(state, parts, predicted, settings)}
@@ -95,24 +97,24 @@ def train_step(state: TrainState, frames: Tensor, masks: Tensor, settings: StepS
     return losses
 
 
-def _parts(frames: Tensor, masks: Tensor, clips_at_once: int | None) -> Iterator[_Part]:
+def _parts(frames: Tensor, masks: Tensor, clips_at_once: int | None, weight: float) -> Iterator[_Part]:
     num_clips = len(frames)
     size = min(clips_at_once or num_clips, num_clips)
     for start in range(0, num_clips, size):
         stop = min(start + size, num_clips)
-        yield _Part(frames[start:stop], masks[start:stop], (stop - start) / num_clips, stop == num_clips)
+        yield _Part(frames[start:stop], masks[start:stop], weight * (stop - start) / num_clips, stop == num_clips)
 
 
 def _predict(generator: nn.Module, part: _Part, settings: StepSettings) -> Tensor:
     with _autocast(part.frames, settings):
         predicted: Tensor = generator(part.frames * (1 - part.masks), part.masks)
-    return predicted.float()
+    return predicted.to(part.frames.dtype)
 
 
 def _judge(discriminator: nn.Module, frames: Tensor, settings: StepSettings) -> Tensor:
     with _autocast(frames, settings):
         logits: Tensor = discriminator(frames)
-    return logits.float()
+    return logits.to(frames.dtype)
 
 
 def _autocast(x: Tensor, settings: StepSettings) -> AbstractContextManager[None]:
@@ -127,7 +129,7 @@ def _train_discriminator(
     state: TrainState, parts: list[_Part], predicted: Tensor | None, settings: StepSettings
 ) -> Tensor:
     state.discriminator_optimizer.zero_grad()
-    total = torch.zeros((), device=parts[0].frames.device)
+    total = parts[0].frames.new_zeros(())
     for part in parts:
         if predicted is None:
             with torch.no_grad():
@@ -150,7 +152,7 @@ def _train_generator(
     judge = unwrapped(state.discriminator)
     judge.requires_grad_(False)
     state.generator_optimizer.zero_grad()
-    totals = {name: torch.zeros((), device=parts[0].frames.device) for name in ("hole", "valid", "adversarial")}
+    totals = {name: parts[0].frames.new_zeros(()) for name in ("hole", "valid", "adversarial")}
     weights = dict(zip(totals, (settings.hole_weight, settings.valid_weight, settings.adversarial_weight), strict=True))
     for part in parts:
         with _without_exchange(state.generator, part):

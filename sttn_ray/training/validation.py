@@ -1,7 +1,6 @@
 """How well a generator completes clips that it is not trained on: the same ones, with the same holes, each time."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,11 +11,11 @@ from torch import nn
 
 from sttn_ray.masks.draw import FAMILIES, draw_masks
 from sttn_ray.metrics import psnr, ssim
+from sttn_ray.model.precision import Precision
 from sttn_ray.paths import StoragePath
 from sttn_ray.shards.cache import RowCache
 from sttn_ray.shards.read import ShardIndex, read_clip, read_masks
 from sttn_ray.storage import published
-from sttn_ray.training.step import Precision
 
 NUM_FRAMES = 10  # of a clip, from its beginning
 STRIP_ROWS = 4
@@ -91,7 +90,7 @@ def measure(example: Example, completed: Pictures) -> dict[str, float]:
     }
 
 
-def write_strip(path: Path, examples: Sequence[Example], completed: Sequence[Pictures]) -> None:
+def write_strip(path: StoragePath, examples: Sequence[Example], completed: Sequence[Pictures]) -> None:
     """A picture with a row for each example: the hole, what was filled in, the truth; of a frame in the middle."""
     rows = []
     for example, filled in list(zip(examples, completed, strict=True))[:STRIP_ROWS]:

@@ -1,5 +1,6 @@
 """`sttn_ray.train` as people run it: real processes, real kills."""
 
+import os
 import subprocess
 import sys
 from fractions import Fraction
@@ -9,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from ray.cluster_utils import Cluster
 
 from sttn_ray import train as program
 from sttn_ray.config import load_experiment
@@ -21,17 +23,17 @@ from sttn_ray.shards.write import ShardSettings, write_clips
 from sttn_ray.training.metrics import read_metrics
 from tests.media import make_video
 from tests.processes import ROOT, kill_ray_process, start, wait_until
-from tests.store import upload
+from tests.store import client, upload
 
 NUM_STEPS = 9
 
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shards of three clips, at the size of the small preset."""
+    """Shards of three clips to train on and one to validate on, at the size of the small preset."""
     root = tmp_path_factory.mktemp("corpus")
     sources = {}
-    for seed in range(3):
+    for seed in range(4):
         make_video(root / f"{seed}.mp4", num_frames=12, width=240, height=144, seed=seed)
         source = index_source(str(root), Entry(f"{seed}.mp4", "video"), frames_fps=Fraction(24))
         sources[source.sha256] = source
@@ -46,7 +48,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
         min_clip_frames=5,
         clips_per_shard=8,
     )
-    ranges = [Range(sha256, 0, 12) for sha256 in sources]
+    ranges = [Range(sha256, 0, 12, "train" if n else "validation") for n, sha256 in enumerate(sources)]
     rows, faults = write_clips(str(root), folder / "clips/shard-00000.parquet", ranges, sources, settings)
     assert not faults
     pq.write_table(pa.Table.from_pylist(rows, INDEX_SCHEMA), folder / "index.parquet")
@@ -141,7 +143,14 @@ def test_a_killed_driver_and_the_same_command_give_the_same_bits(
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
     assert losses(tmp_path / "undisturbed") == losses(tmp_path / "disturbed")
     assert [step for step, _ in seen(tmp_path / "disturbed")] == list(range(1, NUM_STEPS + 1))
-    assert load_generator(tmp_path / "disturbed/generator.pt").config.channels == 64
+    for name in ("generator.pt", "best.pt"):
+        assert load_generator(tmp_path / "disturbed" / name).config.channels == 64
+    last = read_metrics(tmp_path / "disturbed/metrics.jsonl")[-1]
+    assert (
+        last["validation_hole_psnr"] == read_metrics(tmp_path / "undisturbed/metrics.jsonl")[-1]["validation_hole_psnr"]
+    )
+    assert 5 < last["validation_hole_psnr"] < 40
+    assert (tmp_path / f"disturbed/validation/step-{NUM_STEPS:08d}.png").is_file()
 
     # Once more: there is nothing to do. Other settings are refused there.
     before = (tmp_path / "disturbed/metrics.jsonl").read_text()
@@ -194,20 +203,87 @@ def test_a_killed_worker_is_replaced(shards: Path, tmp_path: Path) -> None:
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
+def test_a_gradient_that_is_no_number_ends_the_run_at_once(shards: Path, tmp_path: Path) -> None:
+    done = train(*words(shards, tmp_path / "run", 2, "train.learning_rate=1e30"))
+    assert done.returncode == 1, done.stderr[-2000:]
+    assert "training stopped: the gradient of step " in done.stderr
+    assert "no weight was changed by it" in done.stderr
+    # Not tried again.
+    assert done.stderr.count("step 1/9") + done.stdout.count("step 1/9") <= 1
+
+
 @pytest.mark.slow
-def test_shards_in_an_object_store_train_the_same_network(
+def test_a_run_in_an_object_store_goes_on_with_the_same_bits(
     shards: Path, tmp_path: Path, store: str, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    upload(store, shards, bucket)
     assert train(*words(shards, tmp_path / "disk", 2)).returncode == 0
+    upload(store, shards, f"{bucket}/shards")
     monkeypatch.delenv("AWS_ENDPOINT_URL_S3")
-    more = (f"storage.endpoint_url={store}", f"storage.cache_dir={tmp_path / 'cache'}", "train.loader_processes=1")
-    done = train(f"shards.dir={bucket}", *words(shards, tmp_path / "store", 2)[1:], *more)
+    run_dir, cache = f"{bucket}/run", tmp_path / "cache"
+    more = (f"storage.endpoint_url={store}", f"storage.cache_dir={cache}", "train.loader_processes=1")
+    request = [f"shards.dir={bucket}/shards", f"run.dir={run_dir}", *words(shards, tmp_path, 2)[2:], *more]
+    killed = start("sttn_ray.train", *request)
+    snapshot = f"{run_dir}/checkpoints/checkpoint_manager_snapshot.json"
+
+    def has_snapshot() -> bool:
+        return client(store).exists(snapshot) and b"step-" in client(store).cat_file(snapshot)
+
+    wait_until(has_snapshot, "a checkpoint", seconds=180)
+    killed.kill()
+    killed.wait(30)
+    done = train(*request)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert len([path for path in (tmp_path / "cache").rglob("*") if path.is_file()]) == 3
-    assert seen(tmp_path / "disk") == seen(tmp_path / "store")
-    whole, parts = final_state(tmp_path / "disk"), final_state(tmp_path / "store")
+    assert "going on from step" in done.stdout + done.stderr
+
+    found = tmp_path / "found"
+    client(store).get(run_dir, str(found), recursive=True)
+    assert seen(tmp_path / "disk") == seen(found)
+    assert losses(tmp_path / "disk") == losses(found)
+    whole, parts = final_state(tmp_path / "disk"), final_state(found)
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    assert len([path for path in cache.rglob("*") if path.is_file()]) == 4  # the clips, each once
+    assert load_generator(found / "best.pt").config == load_generator(found / "generator.pt").config
+    assert list((found / "tensorboard").iterdir())
+    assert list((found / "validation").iterdir())
+    told = subprocess.run(
+        [sys.executable, "-m", "sttn_ray.train", "--summary", run_dir],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "AWS_ENDPOINT_URL_S3": store},
+    ).stdout
+    assert f"done at step {NUM_STEPS}" in told
+    assert "best validation" in told
+
+
+@pytest.mark.slow
+def test_a_run_that_loses_a_node_goes_on_with_fewer_workers(shards: Path, tmp_path: Path) -> None:
+    assert train(*words(shards, tmp_path / "two", 2)).returncode == 0
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        second = cluster.add_node(num_cpus=1)
+        environment = {**os.environ, "RAY_ADDRESS": cluster.address, "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15"}
+        request = words(shards, tmp_path / "shrunk", 2, "train.min_workers=1")
+        run = subprocess.Popen(
+            [sys.executable, "-m", "sttn_ray.train", *request],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        wait_until(
+            lambda: has_checkpoint(tmp_path / "shrunk") and steps_done(tmp_path / "shrunk") >= 3,
+            "three steps",
+            seconds=180,
+        )
+        cluster.remove_node(second, allow_graceful=False)
+        assert run.wait(300) == 0
+    finally:
+        cluster.shutdown()
+    assert seen(tmp_path / "shrunk") == seen(tmp_path / "two")
+    for a, b in zip(losses(tmp_path / "two"), losses(tmp_path / "shrunk"), strict=True):
+        assert a == pytest.approx(b, rel=0.02, abs=1e-3)
 
 
 def test_wrong_requests_are_refused_with_all_faults(shards: Path, tmp_path: Path) -> None:

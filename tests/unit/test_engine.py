@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from sttn_ray.completion.compositing import hole_box, pack_samples, paste_samples
-from sttn_ray.completion.engine import Engine, SourceFrame, fastest_precision
+from sttn_ray.completion.engine import Engine, SourceFrame
 from sttn_ray.completion.schedule import Schedule
 from sttn_ray.masks.hole import Hole, make_hole
 from sttn_ray.model.generator import Generator, GeneratorConfig
+from sttn_ray.model.precision import fastest_precision
 from sttn_ray.video.color import ColorFormat, color_format, planes_to_rgb, rgb_to_planes
 
 COLOR = color_format("yuv420p", 1, 1)

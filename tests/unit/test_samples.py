@@ -36,18 +36,18 @@ def assert_share(count: int, share: float) -> None:
 # Positions
 
 
-@pytest.mark.parametrize("num_workers", [1, 2, 4])
+@pytest.mark.parametrize("num_workers", [1, 2, 3, 4, 5, 8])
 def test_parts_of_workers_join_to_the_batch(num_workers: int) -> None:
     for step in (0, 1, 7):
         parts = [step_positions(step, batch_size=8, rank=rank, num_workers=num_workers) for rank in range(num_workers)]
-        assert {len(part) for part in parts} == {8 // num_workers}
+        assert {len(part) for part in parts} <= {8 // num_workers, 8 // num_workers + 1}
         assert [position for part in parts for position in part] == list(range(8 * step, 8 * step + 8))
 
 
-@pytest.mark.parametrize(("batch_size", "num_workers"), [(8, 3), (1, 2), (6, 4)])
-def test_a_batch_that_does_not_divide_is_refused(batch_size: int, num_workers: int) -> None:
-    """The published code would train on fewer clips, or on none (D-19)."""
-    with pytest.raises(ValueError, match=f"a batch of {batch_size} clips does not divide into {num_workers} workers"):
+@pytest.mark.parametrize(("batch_size", "num_workers"), [(1, 2), (4, 6)])
+def test_a_batch_with_less_than_a_clip_for_each_is_refused(batch_size: int, num_workers: int) -> None:
+    """The published code would train on none (D-19)."""
+    with pytest.raises(ValueError, match=f"a batch of {batch_size} clips does not suffice for {num_workers} workers"):
         step_positions(0, batch_size=batch_size, rank=0, num_workers=num_workers)
 
 

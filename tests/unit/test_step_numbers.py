@@ -1,0 +1,158 @@
+"""What a step may be told beside its losses: precision, parts of a batch, limits, weights to begin with."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from sttn_ray.errors import CheckpointError
+from sttn_ray.model.generator import Generator, GeneratorConfig
+from sttn_ray.model.weights import save_generator
+from sttn_ray.training.state import TrainState, create_networks, create_state, load_state, save_state, start_from
+from sttn_ray.training.step import StepSettings, train_step
+
+TINY = GeneratorConfig(channels=16, num_blocks=1, width=96, height=48, mask_keys=True)
+SETTINGS = StepSettings(
+    learning_rate=1e-3,
+    decay_at=(),
+    hole_weight=1.0,
+    valid_weight=1.0,
+    adversarial_weight=0.01,
+    adversarial_loss="hinge",
+)
+
+
+def make_state(seed: int = 0) -> TrainState:
+    return create_state(*create_networks(TINY, seed=seed, initialization="fast"), beta1=0.0, beta2=0.99)
+
+
+def make_batch(step: int = 0, num_clips: int = 4) -> tuple[Tensor, Tensor]:
+    rng = torch.Generator().manual_seed(step)
+    frames = torch.rand((num_clips, 3, 3, 48, 96), generator=rng) * 2 - 1
+    masks = torch.zeros(num_clips, 3, 1, 48, 96)
+    for clip in range(num_clips):
+        masks[clip, :, :, 8:24, 10 + 5 * clip : 40 + 12 * clip] = 1
+    return frames, masks
+
+
+def gradients(state: TrainState) -> list[Tensor]:
+    return [p.grad.clone() for p in state.generator.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize("clips_at_once", [1, 2, 3])
+def test_parts_of_a_batch_add_up_to_the_whole(clips_at_once: int) -> None:
+    # The generator alone: the discriminator's spectral norm iterates for each part.
+    settings = replace(SETTINGS, adversarial_weight=0.0)
+    whole, parts = make_state(), make_state()
+    expected = train_step(whole, *make_batch(), settings)
+    found = train_step(parts, *make_batch(), replace(settings, clips_at_once=clips_at_once))
+    for name in ("hole", "valid"):
+        assert found[name].item() == pytest.approx(expected[name].item(), rel=1e-5)
+    assert found["discriminator"].item() == pytest.approx(expected["discriminator"].item(), rel=0.05)
+    for a, b in zip(gradients(parts), gradients(whole), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-6)
+
+
+def test_more_at_once_than_there_are_is_all() -> None:
+    states = make_state(), make_state()
+    train_step(states[0], *make_batch(), SETTINGS)
+    train_step(states[1], *make_batch(), replace(SETTINGS, clips_at_once=9))
+    assert all(torch.equal(a, b) for a, b in zip(gradients(states[0]), gradients(states[1]), strict=True))
+
+
+def test_bf16_is_near_and_keeps_weights_and_losses_in_float32() -> None:
+    exact, rough = make_state(), make_state()
+    expected = train_step(exact, *make_batch(), SETTINGS)
+    found = train_step(rough, *make_batch(), replace(SETTINGS, precision="bf16"))
+    for name in ("hole", "valid"):
+        assert found[name].dtype == torch.float32
+        assert found[name].item() == pytest.approx(expected[name].item(), rel=0.02)
+        assert found[name].item() != expected[name].item()
+    assert all(p.dtype == torch.float32 for p in rough.generator.parameters())
+    a, b = (torch.cat([g.flatten() for g in gradients(state)]) for state in (exact, rough))
+    assert torch.nn.functional.cosine_similarity(a, b, dim=0) > 0.98
+
+
+def test_a_gradient_is_cut_to_its_limit() -> None:
+    free, cut = make_state(), make_state()
+    train_step(free, *make_batch(), SETTINGS)
+    norm = torch.cat([g.flatten() for g in gradients(free)]).norm().item()
+    train_step(cut, *make_batch(), replace(SETTINGS, max_gradient_norm=norm / 4))
+    for a, b in zip(gradients(free), gradients(cut), strict=True):
+        torch.testing.assert_close(a / 4, b, rtol=1e-3, atol=1e-9)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_nothing_is_written_once_a_gradient_is_not_finite(value: float) -> None:
+    state, good = make_state(), make_state()
+    for step in range(2):
+        train_step(state, *make_batch(step), SETTINGS)
+        train_step(good, *make_batch(step), SETTINGS)
+    assert state.first_bad_step.item() == -1
+    frames, masks = make_batch(2)
+    frames[1, 0, 0, 5, 5] = value
+    train_step(state, frames, masks, SETTINGS)
+    assert state.first_bad_step.item() == 3
+    train_step(state, *make_batch(3), SETTINGS)  # a good one again, before anybody looked
+    assert (state.first_bad_step.item(), state.step) == (3, 4)
+    for network, known in ((state.generator, good.generator), (state.discriminator, good.discriminator)):
+        assert all(torch.equal(a, b) for a, b in zip(network.parameters(), known.parameters(), strict=True))
+
+
+def test_a_checkpoint_of_another_optimizer_becomes_a_fused_one(tmp_path: Path) -> None:
+    generator, discriminator = create_networks(TINY, seed=0, initialization="fast")
+    state = make_state()
+    state.generator_optimizer = torch.optim.Adam(state.generator.parameters(), betas=(0.0, 0.99))
+    state.generator_optimizer.zero_grad()
+    save_state(tmp_path / "a.pt", state)
+    other = create_state(generator, discriminator, beta1=0.0, beta2=0.99)
+    load_state(tmp_path / "a.pt", other)
+    frames, masks = make_batch()
+    frames[0, 0] = float("nan")
+    before = [p.clone() for p in other.generator.parameters()]
+    train_step(other, frames, masks, SETTINGS)
+    assert all(torch.equal(a, b) for a, b in zip(other.generator.parameters(), before, strict=True))
+
+
+def test_weights_to_begin_with_come_without_steps(tmp_path: Path) -> None:
+    trained = make_state()
+    for step in range(2):
+        train_step(trained, *make_batch(step), SETTINGS)
+    save_state(tmp_path / "state.pt", trained)
+    generator, discriminator = create_networks(TINY, seed=1, initialization="published")
+    start_from(tmp_path / "state.pt", generator, discriminator)
+    for mine, theirs in ((generator, trained.generator), (discriminator, trained.discriminator)):
+        found, known = mine.state_dict(), theirs.state_dict()
+        assert all(torch.equal(found[name], known[name]) for name in known)
+    fresh = create_state(generator, discriminator, beta1=0.0, beta2=0.99)
+    assert (fresh.step, len(fresh.generator_optimizer.state)) == (0, 0)
+
+    save_generator(tmp_path / "generator.pt", trained.generator)  # type: ignore[arg-type]
+    _, judge = create_networks(TINY, seed=2, initialization="published")
+    before = {name: value.clone() for name, value in judge.state_dict().items()}
+    start_from(tmp_path / "generator.pt", generator, judge)
+    assert all(torch.equal(judge.state_dict()[name], value) for name, value in before.items())
+
+
+def test_weights_of_another_width_are_refused(tmp_path: Path) -> None:
+    save_generator(tmp_path / "wide.pt", Generator(replace(TINY, channels=32)))
+    with pytest.raises(CheckpointError, match=r"wide\.pt: its generator has channels 32 instead of 16"):
+        start_from(tmp_path / "wide.pt", *create_networks(TINY, seed=0, initialization="fast"))
+
+
+def test_unequal_parts_of_workers_weigh_by_their_clips() -> None:
+    settings = replace(SETTINGS, adversarial_weight=0.0)
+    frames, masks = make_batch(num_clips=4)
+    whole, first, second = make_state(), make_state(), make_state()
+    expected = train_step(whole, frames, masks, settings)
+    # Three clips of two for an even part, and one: what DDP averages.
+    found = [
+        train_step(first, frames[:3], masks[:3], settings, weight=1.5),
+        train_step(second, frames[3:], masks[3:], settings, weight=0.5),
+    ]
+    for name in ("hole", "valid", "discriminator"):
+        assert sum(losses[name].item() for losses in found) / 2 == pytest.approx(expected[name].item(), rel=1e-4)
+    for a, b, c in zip(gradients(first), gradients(second), gradients(whole), strict=True):
+        torch.testing.assert_close((a + b) / 2, c, rtol=1e-3, atol=1e-6)
