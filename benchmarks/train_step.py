@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             spread = ratio(seconds["plain"], seconds[name])
             results[f"{name}_over_plain"] = spread["median"]
             results[f"{name}_over_plain_spread"] = [spread["min"], spread["max"]]
-    fastest = "bf16" if has_bf16 else "fp32"
+    fastest: Precision = "bf16" if has_bf16 else "fp32"
     if device.type == "cuda":
         results |= _on_gpu(runs[fastest], results[f"{fastest}_seconds_per_step"], device)
     with tempfile.TemporaryDirectory(prefix="sttn-ray-") as folder:

@@ -143,7 +143,7 @@ def run(experiment: Experiment) -> int:
         options.num_steps,
     )
     trainer = ray.train.torch.TorchTrainer(
-        train_worker,
+        train_worker,  # type: ignore[arg-type]  # what it returns is `return_value`; these types are of Train v1
         train_loop_config={
             "experiment": experiment.model_dump(mode="json"),
             "run_dir": str(run_dir),
@@ -154,7 +154,7 @@ def run(experiment: Experiment) -> int:
         torch_config=ray.train.torch.TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
         # Logical CPUs: nothing else of Ray's runs beside the workers, whose data come from torch's own loader.
         scaling_config=ray.train.ScalingConfig(
-            num_workers=(options.min_workers, options.num_workers) if options.min_workers else options.num_workers,
+            num_workers=(options.min_workers, options.num_workers) if options.min_workers else options.num_workers,  # type: ignore[arg-type]
             use_gpu=device == "cuda",
             resources_per_worker={"CPU": options.worker_cpus, **({"GPU": 1} if device == "cuda" else {})},
         ),
@@ -177,8 +177,9 @@ def run(experiment: Experiment) -> int:
         log.error("training failed: %s", _cause(error))
         log.error("the same command goes on from the last checkpoint in %s", run_dir / "checkpoints")
         return 1
-    if result.return_value is not None:  # None where all steps were done before
-        log.error("training stopped: %s", result.return_value)
+    fault = result.return_value  # type: ignore[attr-defined]
+    if fault is not None:  # None also where all steps were done before
+        log.error("training stopped: %s", fault)
         return 1
     # Also where all steps were done before, by a driver that was killed: Ray keeps note of the last checkpoint.
     assert result.checkpoint is not None

@@ -131,6 +131,7 @@ def test_the_summary_of_a_run(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text("".join(line(n) for n in range(1, 40)) + line(40, **found))
     write_record(tmp_path / "best.json", {"step": 30, "hole_psnr": 22.0})
     (tmp_path / "checkpoints/step-00000040").mkdir(parents=True)
+    (tmp_path / "checkpoints/step-00000040/state.pt").write_bytes(b"weights")
     text = summarize(tmp_path)
     assert "not finished; the same command goes on" in text
     assert "last validation, step 40: hole 21.50 dB, all 30.00 dB, SSIM 0.9000" in text
