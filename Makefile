@@ -44,8 +44,10 @@ format: $(INSTALLED) ## format the code, and mend what can be mended without tho
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(INSTALLED) ## measure the completion engine, shortly
+bench: $(INSTALLED) ## measure the completion engine, shards and a training step, shortly
 	$(BIN)/python -m benchmarks.engine --quick
+	$(BIN)/python -m benchmarks.shards --quick
+	$(BIN)/python -m benchmarks.train_step --quick
 
 clean: ## remove .venv, builds and caches; what runs have written stays
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -79,6 +79,7 @@ DEFAULTS = (
     "train.worker_cpus=1",
     "train.log_interval=10",
     "train.checkpoint_interval=100",
+    "train.validation_clips=0",  # what is held out is inpainted instead
     # Of the pictures' small size: 6 px would be as 40 px of a wide film, and swallow the gaps between letters.
     "inpaint.dilation_px=2",
     "inpaint.feather_px=2",

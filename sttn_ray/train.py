@@ -117,6 +117,8 @@ def run(experiment: Experiment) -> int:
             f"{config.width}x{config.height}; build shards of that size, or choose another preset"
         )
     crop_size(experiment, index)
+    if options.start_from is not None:
+        start_from(options.start_from, *create_networks(config, seed=0, initialization="published"))
     _claim(run_dir, experiment, shards_dir)
     done = read_record(run_dir / "done.json")
     if done is not None and done["step"] >= options.num_steps and (run_dir / GENERATOR_FILE).is_file():
@@ -359,7 +361,8 @@ def _start(experiment: Experiment, device: torch.device, num_workers: int, preci
     generator, discriminator = create_networks(
         _generator_config(experiment), seed=experiment.run.seed, initialization=experiment.model.initialization
     )
-    if experiment.train.start_from is not None:
+    checkpoint = ray.train.get_checkpoint()
+    if experiment.train.start_from is not None and checkpoint is None:
         start_from(experiment.train.start_from, generator, discriminator)
     for_precision(precision, generator, discriminator)
     if experiment.train.compile:
@@ -372,7 +375,7 @@ def _start(experiment: Experiment, device: torch.device, num_workers: int, preci
     )
     options = experiment.train
     state = create_state(*wrapped, beta1=options.beta1, beta2=options.beta2, keeps_average=options.ema_decay > 0)
-    if (checkpoint := ray.train.get_checkpoint()) is not None:
+    if checkpoint is not None:
         with checkpoint.as_directory() as folder:
             load_state(Path(folder) / STATE_FILE, state)
         if ray.train.get_context().get_world_rank() == 0:
