@@ -277,7 +277,7 @@ def train_worker(job: dict[str, Any]) -> str | None:
             seconds = time.monotonic() - start_s
             speed = {"steps_per_s": len(recent) / seconds, "data_wait_share": wait_s / seconds}
             if is_validation:
-                metrics |= _validate(state, examples, run_dir, job["precision"], rank, num_workers)
+                metrics |= _validate(state, examples, run_dir, job["precision"], num_workers, writer)
             if writer is not None:
                 line = {"step": state.step, **metrics, "learning_rate": _rate(state)}
                 writer.write({**line, **speed, "clip_ids": clip_ids}, num_steps=options.num_steps)
@@ -337,18 +337,19 @@ def _validate(
     examples: Sequence[Example],
     run_dir: StoragePath,
     precision: Precision,
-    rank: int,
     num_workers: int,
+    writer: Writer | None,
 ) -> dict[str, float]:
-    """Measure the generator, or its average, on all examples; the first worker keeps a picture, and the best."""
+    """Measure the generator, or its average, on all examples; the worker that writes keeps a picture, and the best."""
     generator = unwrapped(state.generator) if state.average is None else state.average
     assert isinstance(generator, Generator)
     device = next(generator.parameters()).device
-    mine = examples[rank::num_workers]
+    mine = examples[ray.train.get_context().get_world_rank() :: num_workers]
     completed = [complete(generator, example, device=device, precision=precision) for example in mine]
     found = mean_metrics([measure(*pair) for pair in zip(mine, completed, strict=True)], num_workers, device)
-    if rank == 0:
-        write_strip(run_dir / "validation" / f"step-{state.step:08d}.png", mine, completed)
+    if writer is not None:
+        strip = write_strip(run_dir / "validation" / f"step-{state.step:08d}.png", mine, completed)
+        writer.show("validation", strip, state.step)
         if is_better(found, read_record(run_dir / BEST_RECORD)):
             with published(run_dir / BEST_FILE) as temporary:
                 save_generator(temporary, generator)

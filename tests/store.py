@@ -93,7 +93,9 @@ class FaultyProxy:
     `stall_s`. `denied` names an object that nobody may read. `counts` says what was done, `num_bytes` what was sent.
     """
 
-    def __init__(self, url: str, shares: dict[str, float], *, seed: int, stall_s: float = 0, denied: str = "") -> None:
+    def __init__(
+        self, url: str, shares: dict[str, float], *, seed: int, stall_s: float = 0, denied: str = "", port: int = 0
+    ) -> None:
         self.counts: Counter[str] = Counter()
         self.num_bytes = 0
         self._shares, self._rng, self._lock = shares, random.Random(seed), threading.Lock()
@@ -111,7 +113,7 @@ class FaultyProxy:
             def log_message(self, *_: Any) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 

@@ -8,7 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorboardX
+from numpy.typing import NDArray
 
 from sttn_ray.paths import StoragePath, reading
 from sttn_ray.storage import published
@@ -70,6 +72,10 @@ class Writer:
                 self._events.add_scalar(name, value, line["step"])
         self._events.flush()
         log.info("%s", describe(line, num_steps=num_steps))
+
+    def show(self, name: str, picture: NDArray[np.uint8], step: int) -> None:
+        """Put a picture (height, width, 3) among the events."""
+        self._events.add_image(name, picture, step, dataformats="HWC")
 
     def close(self) -> None:
         self._metrics.close()

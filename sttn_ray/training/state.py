@@ -89,9 +89,18 @@ def load_state(path: Path, state: TrainState) -> None:
     """Set a state to a checkpoint's.
 
     Raises:
-        CheckpointError: it cannot be read, or is of another network.
+        CheckpointError: it cannot be read, or is of another network or another version.
     """
     data: dict[str, Any] = read_checkpoint(path)
+    generator = unwrapped(state.generator)
+    assert isinstance(generator, Generator)
+    if data.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: checkpoint format {data.get('format_version')!r}, this version reads {FORMAT_VERSION}; go on "
+            "with the sttn-ray that wrote it, or begin anew with train.start_from"
+        )
+    if data.get("model") != generator.config.as_dict():
+        raise CheckpointError(f"{path}: is of another network: {data.get('model')}, not {generator.config.as_dict()}")
     try:
         unwrapped(state.generator).load_state_dict(data["generator"])
         unwrapped(state.discriminator).load_state_dict(data["discriminator"])

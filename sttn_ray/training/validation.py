@@ -90,16 +90,21 @@ def measure(example: Example, completed: Pictures) -> dict[str, float]:
     }
 
 
-def write_strip(path: StoragePath, examples: Sequence[Example], completed: Sequence[Pictures]) -> None:
-    """A picture with a row for each example: the hole, what was filled in, the truth; of a frame in the middle."""
+def write_strip(path: StoragePath, examples: Sequence[Example], completed: Sequence[Pictures]) -> Pictures:
+    """A picture with a row for each example: the hole, what was filled in, the truth; of a frame in the middle.
+
+    It is written, and returned.
+    """
     rows = []
     for example, filled in list(zip(examples, completed, strict=True))[:STRIP_ROWS]:
         middle = len(example.frames) // 2
         truth = example.frames[middle]
         holed = np.where(example.masks[middle][..., None], np.uint8(255), truth)
         rows.append(np.concatenate([holed, filled[middle], truth], axis=1))
+    strip = np.concatenate(rows)
     with published(path) as temporary:
-        Image.fromarray(np.concatenate(rows)).save(temporary, format="png")
+        Image.fromarray(strip).save(temporary, format="png")
+    return strip
 
 
 def is_better(found: dict[str, Any], best: dict[str, Any] | None) -> bool:

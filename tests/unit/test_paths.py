@@ -1,10 +1,13 @@
 """Files on a disk and in a store are read alike; the store is moto's server."""
 
 import hashlib
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import s3fs
 
 from sttn_ray.errors import ConfigError, CorpusError, StorageError
 from sttn_ray.images import image_files, image_names
@@ -14,7 +17,7 @@ from sttn_ray.storage import file_sha256, published, read_record, write_record
 from sttn_ray.video.decode import decode_range
 from sttn_ray.video.index import index_video
 from tests.media import frame_hash, make_images, make_pictures, make_video, zip_folder
-from tests.store import client, contents, upload
+from tests.store import FaultyProxy, client, contents, free_port, upload
 
 NAMES = ["a.mp4", "b/c d/[1].png", "b/c d/2.png", "b/é?#&+%20.mp4", "b/.hidden/x.mp4", ".x.mp4", "z/deep/er/y.zip"]
 
@@ -107,6 +110,32 @@ def test_an_upload_that_fails_is_told(store: str):
         published(as_path("s3://no-such-bucket/a.bin")) as temporary,
     ):
         temporary.write_bytes(b"x")
+
+
+@pytest.fixture
+def away(store: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """A port at which no store answers yet, to which `s3://` paths lead."""
+    port = free_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{port}")
+    s3fs.S3FileSystem.clear_instance_cache()
+    yield port
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_a_store_that_is_away_for_a_while_is_waited_for(store: str, bucket: str, away: int):
+    proxies = []
+
+    def come_back() -> None:
+        proxies.append(FaultyProxy(store, {}, seed=0, port=away))
+        proxies[0].__enter__()
+
+    timer = threading.Timer(8, come_back)
+    timer.start()
+    write_record(as_path(f"{bucket}/a.json"), {"a": 1})
+    timer.join()
+    assert read_record(as_path(f"{bucket}/a.json")) == {"a": 1}
+    proxies[0].__exit__()
+    assert contents(store, bucket) == {"a.json": b'{"a": 1}'}
 
 
 def test_records(store: str, bucket: str):

@@ -248,17 +248,20 @@ def test_a_checkpoint_is_a_generator_too(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_another_network_or_half_a_file_is_refused(tmp_path: Path) -> None:
     save_state(tmp_path / "state.pt", make_state())
-    wide = GeneratorConfig(channels=32, num_blocks=1, width=96, height=48, mask_keys=True)
-    other = create_state(*create_networks(wide, seed=0, initialization="published"), beta1=0.0, beta2=0.99)
-    with pytest.raises(CheckpointError, match=r"state\.pt: does not hold a training of this network"):
-        load_state(tmp_path / "state.pt", other)
+    for config in (replace(TINY, channels=32), replace(TINY, mask_keys=False)):
+        other = create_state(*create_networks(config, seed=0, initialization="published"), beta1=0.0, beta2=0.99)
+        with pytest.raises(CheckpointError, match=r"state\.pt: is of another network"):
+            load_state(tmp_path / "state.pt", other)
     data = (tmp_path / "state.pt").read_bytes()
     (tmp_path / "half.pt").write_bytes(data[: len(data) // 2])
     with pytest.raises(CheckpointError, match=r"half\.pt"):
         load_state(tmp_path / "half.pt", make_state())
-    torch.save({"format_version": 1, "step": 1}, tmp_path / "bare.pt")
+    torch.save({"format_version": 1, "model": TINY.as_dict(), "step": 1}, tmp_path / "bare.pt")
     with pytest.raises(CheckpointError, match="generator"):
         load_state(tmp_path / "bare.pt", make_state())
+    torch.save({**torch.load(tmp_path / "state.pt"), "format_version": 2}, tmp_path / "later.pt")
+    with pytest.raises(CheckpointError, match=r"later\.pt: checkpoint format 2, this version reads 1"):
+        load_state(tmp_path / "later.pt", make_state())
 
 
 def test_networks_are_those_of_the_seed() -> None:
