@@ -7,12 +7,13 @@ import re
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import PurePosixPath
 
 from PIL import Image, UnidentifiedImageError
 
 from sttn_ray.errors import StorageError, SttnError
-from sttn_ray.paths import StoragePath, as_path, file_names, open_binary, read_files, reading, reason
+from sttn_ray.paths import StoragePath, as_path, file_names, is_folder, open_binary, read_files, reading, reason
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
 MAX_IMAGE_PIXELS = 100_000_000
@@ -43,8 +44,9 @@ def image_names(path: str, error_class: ErrorClass) -> list[str]:
     """
     where = as_path(path)
     try:
+        is_zip = not is_folder(path)
         with reading(path):
-            if where.is_dir():
+            if not is_zip:
                 names = file_names(where)
             else:
                 with open_binary(path) as file, zipfile.ZipFile(file) as archive:
@@ -65,26 +67,33 @@ def image_files(path: str, names: Iterable[str], error_class: ErrorClass) -> Ite
         error_class: one is missing, damaged, or too large.
         StorageError: one cannot be read.
     """
-    where = as_path(path)
-    with reading(path):
-        is_folder = where.is_dir()
-    if is_folder:
-        yield from _folder_files(where, names, error_class)
+    if is_folder(path):
+        yield from _folder_files(as_path(path), names, error_class)
         return
-    with open_binary(path) as file, zipfile.ZipFile(file) as archive:
+    with ExitStack() as stack:
+        with _zip_errors(path, error_class):
+            archive = stack.enter_context(zipfile.ZipFile(stack.enter_context(open_binary(path))))
         for name in names:
             label = f"{path}:{name}"
-            if archive.getinfo(name).file_size > MAX_IMAGE_BYTES:
-                raise error_class(f"{label}: claims more than {MAX_IMAGE_BYTES} bytes; not read")
-            try:
-                with reading(label):
-                    data = archive.read(name)
-            except (RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
-                # Encrypted, or damaged.
-                raise error_class(f"{label}: cannot be read ({error})") from error
-            except StorageError as error:
-                raise _damage(error, label, error_class) from error
+            with _zip_errors(label, error_class):
+                if archive.getinfo(name).file_size > MAX_IMAGE_BYTES:
+                    raise error_class(f"{label}: claims more than {MAX_IMAGE_BYTES} bytes; not read")
+                data = archive.read(name)
             yield label, data
+
+
+@contextmanager
+def _zip_errors(label: str, error_class: ErrorClass) -> Iterator[None]:
+    try:
+        with reading(label):
+            yield
+    except (RuntimeError, KeyError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
+        # Encrypted, damaged, or replaced by another one.
+        raise error_class(f"{label}: cannot be read ({error})") from error
+    except FileNotFoundError as error:
+        raise error_class(f"{label}: cannot be read (no such file)") from error
+    except StorageError as error:
+        raise _damage(error, label, error_class) from error
 
 
 def _damage(error: StorageError, name: str, error_class: ErrorClass) -> SttnError:

@@ -47,9 +47,16 @@ s3fs.core.set_custom_error_handler(_will_pass)
 
 
 def use_endpoint(url: str | None) -> None:
-    """Ask this store, in place of AWS, for `s3://` paths, in this process and in those that it starts."""
+    """Ask this store, in place of AWS, for `s3://` paths, in this process and in those that it starts.
+
+    Raises:
+        ConfigError: the address in the environment holds a password.
+    """
     if url:
         os.environ[ENDPOINT_VARIABLE] = url
+    # It travels to the nodes of a cluster, and is kept by Ray.
+    if urlsplit(os.environ.get(ENDPOINT_VARIABLE, "")).password:
+        raise ConfigError(f"{ENDPOINT_VARIABLE}: holds a password; give credentials in variables of their own")
 
 
 def is_remote(path: str | StoragePath) -> bool:
@@ -113,6 +120,35 @@ def open_binary(path: str | StoragePath, *, ahead: int = SOME) -> BinaryIO:
     file: Any = where.fs.open(where.path, "rb", **cache)
     file.name = str(path)  # by which FFmpeg knows a container's suffix
     return file
+
+
+def is_file(path: str | StoragePath) -> bool:
+    """Whether there is a file; other than the libraries' own methods it does not take a store's failure for a no.
+
+    Raises:
+        StorageError: it cannot be found out.
+    """
+    return _kind(path) == "file"
+
+
+def is_folder(path: str | StoragePath) -> bool:
+    """Whether there is a folder, which in a store is what has files below it.
+
+    Raises:
+        StorageError: it cannot be found out.
+    """
+    return _kind(path) == "directory"
+
+
+def _kind(path: str | StoragePath) -> str | None:
+    where = as_path(path)
+    with reading(path):
+        if isinstance(where, Path):
+            return "file" if where.is_file() else "directory" if where.is_dir() else None
+        try:
+            return str(where.fs.info(where.path)["type"])
+        except FileNotFoundError:
+            return None
 
 
 def walk(root: str) -> Iterator[tuple[str, str]]:

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from sttn_ray.corpus import Entry
 from sttn_ray.errors import CorpusError
-from sttn_ray.paths import StoragePath, as_path, reading
+from sttn_ray.paths import StoragePath, as_path, is_file, reading
 from sttn_ray.rows import Row, read_rows
 
 Split = Literal["train", "validation"]
@@ -63,7 +63,7 @@ def select_listed(entries: Sequence[Entry], root: str) -> list[Wanted]:
     Raises:
         CorpusError: a list cannot be read, or a video stands in two.
     """
-    lists = {name: split for name, split in PUBLISHED_LISTS.items() if (as_path(root) / name).is_file()}
+    lists = {name: split for name, split in PUBLISHED_LISTS.items() if is_file(as_path(root) / name)}
     if not lists:
         return [Wanted(entry) for entry in entries]
     splits: dict[str, Split] = {}

@@ -102,7 +102,9 @@ def file_sha256(path: str | StoragePath) -> str:
 def is_file(path: StoragePath, record: dict[str, Any]) -> bool:
     """Whether a file has the size and the sha256 that a record tells."""
     try:
-        return path.stat().st_size == record["num_bytes"] and file_sha256(path) == record["sha256"]
+        with reading(path):
+            is_as_long = path.stat().st_size == record["num_bytes"]
+        return is_as_long and file_sha256(path) == record["sha256"]
     except FileNotFoundError:
         return False
 

@@ -15,11 +15,13 @@ Exit status: 0 trained, 1 the training failed, 2 the request is wrong.
 
 import json
 import logging
+import os
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,12 +37,12 @@ from torch import Tensor
 
 import sttn_ray
 from sttn_ray import cluster
-from sttn_ray.config import Experiment, exit_with_faults, run_program, to_yaml
-from sttn_ray.errors import ConfigError, ShardError, SttnError
+from sttn_ray.config import Experiment, exit_with_faults, load_experiment, run_program, to_yaml
+from sttn_ray.errors import ConfigError, ShardError, StorageError, SttnError
 from sttn_ray.model.generator import PRESETS, Generator, GeneratorConfig
 from sttn_ray.model.precision import Precision, fastest_precision
 from sttn_ray.model.weights import load_generator, read_checkpoint, save_generator
-from sttn_ray.paths import StoragePath, as_path, use_endpoint
+from sttn_ray.paths import StoragePath, as_path, is_file, is_remote, reading, use_endpoint
 from sttn_ray.samples import worker_batches
 from sttn_ray.shards.cache import RowCache
 from sttn_ray.shards.read import INDEX_FILE, ShardIndex, read_index
@@ -68,7 +70,7 @@ SECTIONS = ("run", "storage", "shards", "masks", "model", "train")
 CHECKPOINTS, STATE_FILE = "checkpoints", "state.pt"
 GENERATOR_FILE = "generator.pt"
 BEST_FILE, BEST_RECORD = "best.pt", "best.json"
-STARTS_RECORD = "starts.json"
+STARTS_RECORD, FAULT_RECORD = "starts.json", "fault.json"
 # Starts of the workers from one and the same step, before the training is given up. A killed worker is replaced, and
 # all go on from the checkpoint; over a week that may happen often.
 MAX_STARTS = 4
@@ -89,10 +91,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if "--summary" in words:
         words.remove("--summary")
-        if len(words) != 1:
+        folders = [word for word in words if "=" not in word]
+        if len(folders) != 1:
             exit_with_faults(ConfigError("--summary takes the folder of a run: --summary DIR"))
         try:
-            sys.stdout.write(summarize(as_path(words[0])))
+            use_endpoint(load_experiment([word for word in words if "=" in word]).storage.endpoint_url)
+            sys.stdout.write(summarize(as_path(folders[0])))
         except SttnError as error:
             exit_with_faults(error)
         return 0
@@ -117,16 +121,17 @@ def run(experiment: Experiment) -> int:
             f"{config.width}x{config.height}; build shards of that size, or choose another preset"
         )
     crop_size(experiment, index)
-    if options.start_from is not None:
+    is_new = read_record(run_dir / "run.json") is None
+    if options.start_from is not None and is_new:
         start_from(options.start_from, *create_networks(config, seed=0, initialization="published"))
     _claim(run_dir, experiment, shards_dir)
     done = read_record(run_dir / "done.json")
-    if done is not None and done["step"] >= options.num_steps and (run_dir / GENERATOR_FILE).is_file():
+    if done is not None and done["step"] >= options.num_steps and is_file(run_dir / GENERATOR_FILE):
         log.info("%s: already trained, %d steps; %s", run_dir, done["step"], run_dir / GENERATOR_FILE)
         return 0
     cluster.connect()
-    cluster.require_shared_paths(_paths(experiment))
-    (run_dir / STARTS_RECORD).unlink(missing_ok=True)
+    cluster.require_shared_paths({**_paths(experiment), "train.start_from": options.start_from})
+    write_record(run_dir / STARTS_RECORD, {})
     device = cluster.choose_device(experiment.run.device)
     precision = fastest_precision(device) if options.precision == "auto" else options.precision
     cluster.require_workers(options.min_workers or options.num_workers, options.worker_cpus, device)
@@ -147,7 +152,8 @@ def run(experiment: Experiment) -> int:
     trainer = ray.train.torch.TorchTrainer(
         train_worker,  # type: ignore[arg-type]  # what it returns is `return_value`; these types are of Train v1
         train_loop_config={
-            "experiment": experiment.model_dump(mode="json"),
+            "experiment": _with_absolute_paths(experiment).model_dump(mode="json"),
+            "has_validation": _has_validation(options.validation_clips, shards_dir),
             "run_dir": str(run_dir),
             "shards_dir": shards_dir,
             "device": device,
@@ -185,7 +191,11 @@ def run(experiment: Experiment) -> int:
         return 1
     # Also where all steps were done before, by a driver that was killed: Ray keeps note of the last checkpoint.
     assert result.checkpoint is not None
-    with result.checkpoint.as_directory() as folder, published(run_dir / GENERATOR_FILE) as temporary:
+    with (
+        reading(run_dir / CHECKPOINTS),
+        result.checkpoint.as_directory() as folder,
+        published(run_dir / GENERATOR_FILE) as temporary,
+    ):
         step = read_checkpoint(Path(folder) / STATE_FILE)["step"]
         save_generator(temporary, load_generator(Path(folder) / STATE_FILE))
     write_record(run_dir / "done.json", {"step": step})
@@ -193,15 +203,43 @@ def run(experiment: Experiment) -> int:
     return 0
 
 
+def _with_absolute_paths(experiment: Experiment) -> Experiment:
+    """Ray's workers have a folder of their own."""
+    start, cache = experiment.train.start_from, experiment.storage.cache_dir
+    sections = {
+        "train": experiment.train.model_copy(update={"start_from": start and os.path.abspath(start)}),
+        "storage": experiment.storage.model_copy(update={"cache_dir": cache and os.path.abspath(cache)}),
+    }
+    return experiment.model_copy(update=sections)
+
+
+def _has_validation(num_clips: int, shards_dir: str) -> bool:
+    try:
+        return bool(num_clips) and bool(read_index(shards_dir, "validation").clips)
+    except ShardError:
+        log.info("%s: no clips for validation; corpus.validation_share of build_shards keeps some", shards_dir)
+        return False
+
+
 def train_worker(job: dict[str, Any]) -> str | None:
     """What each worker does: restore or start, then step by step to the end.
 
     Args:
-        job: the experiment as plain values, run_dir, shards_dir, device and precision.
+        job: the experiment as plain values, run_dir, shards_dir, has_validation, device and precision.
 
     Returns:
         What stopped it, where another try would end the same way; else None.
     """
+    try:
+        return _work(job)
+    except SttnError as error:
+        # For the message, should it happen again and again; the others are stopped by Ray.
+        with suppress(StorageError):
+            write_record(as_path(job["run_dir"]) / FAULT_RECORD, {"fault": str(error)})
+        raise
+
+
+def _work(job: dict[str, Any]) -> str | None:
     # Our lines alone: at this level Ray tells every report of every worker.
     ours = logging.getLogger("sttn_ray")
     ours.addHandler(logging.StreamHandler(sys.stderr))
@@ -215,10 +253,10 @@ def train_worker(job: dict[str, Any]) -> str | None:
     cv2.setNumThreads(1)
     device = torch.device("mps") if job["device"] == "mps" else ray.train.torch.get_device()
 
-    state = _start(experiment, device, num_workers, job["precision"])
     run_dir = as_path(job["run_dir"])
-    if (fault := _count_start(run_dir, state.step, rank, num_workers)) is not None:
+    if (fault := _count_start(run_dir, rank, num_workers)) is not None:
         return fault
+    state = _start(experiment, device, num_workers, job["precision"])
     index = read_index(job["shards_dir"], "train")
     cache = RowCache(storage.cache_dir, int(storage.cache_gb * 1e9)) if storage.cache_dir else None
     dataset = ClipDataset(
@@ -231,7 +269,7 @@ def train_worker(job: dict[str, Any]) -> str | None:
         crop=crop_size(experiment, index),
         cache=cache,
     )
-    examples = _read_examples(experiment, job["shards_dir"], cache, rank)
+    examples = _read_examples(experiment, job["shards_dir"], cache) if job["has_validation"] else []
     batches = worker_batches(
         state.step, options.num_steps, batch_size=options.batch_size, rank=rank, num_workers=num_workers
     )
@@ -248,17 +286,19 @@ def train_worker(job: dict[str, Any]) -> str | None:
         max_gradient_norm=options.max_gradient_norm,
         clips_at_once=options.clips_at_once,
     )
+    most_clips = -(-options.batch_size // num_workers)
     writer = Writer(run_dir, after_step=state.step) if rank == 0 else None
     sums: dict[str, Tensor] = {}
     recent: list[list[str]] = []  # the clips of each step since the last line
-    is_warned = False
+    notice, fault = None, None
     start_s, wait_s = time.monotonic(), 0.0
     while state.step < options.num_steps:
         before_s = time.monotonic()
         batch = next(loader)
         wait_s += time.monotonic() - before_s
         weight = len(batch.clip_ids) * num_workers / options.batch_size
-        losses = train_step(state, *to_device(batch.frames, batch.masks, device), settings, weight=weight)
+        tensors = to_device(batch.frames, batch.masks, device)
+        losses = train_step(state, *tensors, settings, weight=weight, most_clips=most_clips)
         sums = {name: sums.get(name, 0) + loss for name, loss in losses.items()}
         recent.append(batch.clip_ids)
         is_last = state.step == options.num_steps
@@ -266,12 +306,12 @@ def train_worker(job: dict[str, Any]) -> str | None:
         is_validation = bool(examples) and (is_last or state.step % options.validation_interval == 0)
         # At a checkpoint too, so that a run that goes on from it writes the lines that it would have written.
         if is_checkpoint or is_validation or state.step % options.log_interval == 0:
-            if not is_warned and ray.train.get_preemption_info() is not None:
-                is_warned = is_checkpoint = True
+            if (latest := ray.train.get_preemption_info()) is not None and latest != notice:
+                notice, is_checkpoint = latest, True
                 if rank == 0:
                     log.warning("a node will be taken away: a checkpoint is written at step %d", state.step)
             if (fault := _find_fault(state, recent, num_workers)) is not None:
-                return fault
+                break
             metrics = mean_losses(sums, len(recent), num_workers)
             clip_ids = all_clip_ids(batch.clip_ids, num_workers)
             seconds = time.monotonic() - start_s
@@ -282,25 +322,28 @@ def train_worker(job: dict[str, Any]) -> str | None:
                 line = {"step": state.step, **metrics, "learning_rate": _rate(state)}
                 writer.write({**line, **speed, "clip_ids": clip_ids}, num_steps=options.num_steps)
             if is_checkpoint:
-                _report(state, {"step": state.step, **metrics}, run_dir, rank)
                 if writer is not None:
                     writer.upload()
+                _report(state, {"step": state.step, **metrics}, run_dir, rank)
             sums, recent, start_s, wait_s = {}, [], time.monotonic(), 0.0
     if writer is not None:
         writer.close()
-    return None
+    return fault
 
 
-def _count_start(run_dir: StoragePath, step: int, rank: int, num_workers: int) -> str | None:
-    """Note that the workers start from a step; what to say where they did so too often without coming further."""
+def _count_start(run_dir: StoragePath, rank: int, num_workers: int) -> str | None:
+    """Note that the workers start; what to say where as many did so too often from one checkpoint."""
     told: list[str | None] = [None]
     if rank == 0:
-        last = read_record(run_dir / STARTS_RECORD) or {"step": -1, "starts": 0}
-        starts = last["starts"] + 1 if last["step"] == step else 1
-        write_record(run_dir / STARTS_RECORD, {"step": step, "starts": starts})
+        checkpoint = ray.train.get_checkpoint()
+        place = "the beginning" if checkpoint is None else Path(checkpoint.path).name
+        here = {"place": place, "workers": num_workers}
+        last = read_record(run_dir / STARTS_RECORD) or {}
+        starts = last["starts"] + 1 if {**last, **here} == last else 1
+        write_record(run_dir / STARTS_RECORD, {**here, "starts": starts})
         if starts > MAX_STARTS:
-            (run_dir / STARTS_RECORD).unlink()  # the same command may try again
-            told = [f"the workers died {MAX_STARTS} times after step {step} without reaching another checkpoint"]
+            fault = (read_record(run_dir / FAULT_RECORD) or {}).get("fault", "see Ray's logs")
+            told = [f"the workers died {MAX_STARTS} times after {place}, before another checkpoint; the last: {fault}"]
     if num_workers > 1:
         torch.distributed.broadcast_object_list(told)
     return told[0]
@@ -319,16 +362,8 @@ def _find_fault(state: TrainState, recent: Sequence[list[str]], num_workers: int
     )
 
 
-def _read_examples(experiment: Experiment, shards_dir: str, cache: RowCache | None, rank: int) -> list[Example]:
-    num_clips = experiment.train.validation_clips
-    try:
-        index = read_index(shards_dir, "validation") if num_clips else None
-    except ShardError:
-        index = None
-        if rank == 0:
-            log.info("%s: no clips for validation; corpus.validation_share of build_shards keeps some", shards_dir)
-    if index is None:
-        return []
+def _read_examples(experiment: Experiment, shards_dir: str, cache: RowCache | None) -> list[Example]:
+    index, num_clips = read_index(shards_dir, "validation"), experiment.train.validation_clips
     return read_examples(shards_dir, index, num_clips=num_clips, seed=experiment.run.seed, cache=cache)
 
 
@@ -393,8 +428,12 @@ def _report(state: TrainState, metrics: dict[str, float], run_dir: StoragePath, 
     storage = ray.train.get_context().get_storage()
 
     def bring(checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
-        with published(run_dir / CHECKPOINTS / name / STATE_FILE) as temporary:
-            shutil.copyfile(Path(checkpoint.path) / STATE_FILE, temporary)
+        try:
+            with published(run_dir / CHECKPOINTS / name / STATE_FILE) as temporary:
+                shutil.copyfile(Path(checkpoint.path) / STATE_FILE, temporary)
+        except BaseException:
+            shutil.rmtree(checkpoint.path, ignore_errors=True)  # Ray deletes it where it was brought
+            raise
         return ray.train.Checkpoint(f"{storage.experiment_fs_path}/{name}", filesystem=storage.storage_filesystem)
 
     folder = Path(tempfile.mkdtemp(prefix="sttn-ray-"))
@@ -453,6 +492,8 @@ def _check(experiment: Experiment) -> None:
             f"train.batch_size={options.batch_size}: does not divide into train.num_workers={options.num_workers}; "
             "each worker takes an equal part of the batch"
         )
+    if options.start_from and is_remote(options.start_from):
+        faults.append(f"train.start_from={options.start_from}: give a local file")
     if options.min_workers and options.min_workers > options.num_workers:
         faults.append(f"train.min_workers={options.min_workers}: is more than train.num_workers={options.num_workers}")
     if not any(experiment.masks.model_dump().values()):

@@ -130,7 +130,7 @@ class FaultyProxy:
         with self._lock:
             fault = self._draw()
             self.counts[fault] += 1
-        if self._denied and self._denied in request.path and request.command == "GET":
+        if self._denied and self._denied in request.path and request.command in ("GET", "HEAD"):
             _send(request, 403, b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>")
             return
         if fault == "error":

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sttn_ray.errors import MaskError, VideoError
 from sttn_ray.images import IMAGE_SUFFIXES, file_bytes, image_files, image_names, open_image
 from sttn_ray.masks.boxes import Box, draw_boxes, parse_boxes
-from sttn_ray.paths import as_path, reading
+from sttn_ray.paths import as_path, is_file, is_folder
 from sttn_ray.storage import file_sha256
 from sttn_ray.video.decode import decode_range
 from sttn_ray.video.index import VideoIndex, index_video
@@ -95,11 +95,9 @@ def mask_source(path: str) -> MaskSource:
         MaskError: missing, empty, or none of these.
     """
     where = as_path(path)
-    with reading(path):
-        is_there, is_folder = where.exists(), where.is_dir()
-    if not is_there:
+    if not (is_folder(path) or is_file(path)):
         raise MaskError(f"{path}: no such mask")
-    if is_folder or where.suffix.lower() == ".zip":
+    if is_folder(path) or where.suffix.lower() == ".zip":
         return _images_source(path)
     if where.suffix.lower() in IMAGE_SUFFIXES:
         size = open_image(file_bytes(where, MaskError), path, MaskError).size

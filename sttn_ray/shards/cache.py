@@ -32,11 +32,18 @@ class RowCache:
         path = self._folder / key[:2] / key
         try:
             data = path.read_bytes()
-            os.utime(path)
         except OSError:
             data = load()
             self._keep(path, data)
+            return data
+        with suppress(OSError):  # another user's
+            os.utime(path)
         return data
+
+    def drop(self, key: str) -> None:
+        """Forget what is kept under a key."""
+        with suppress(OSError):
+            (self._folder / key[:2] / key).unlink()
 
     def _keep(self, path: Path, data: bytes) -> None:
         if len(data) > self._room and time.monotonic() >= self._full_until_s:
@@ -46,7 +53,8 @@ class RowCache:
         if len(data) > self._room:
             return
         self._room -= len(data)
-        with suppress(StorageError), published(path) as temporary:  # a full disk is no reason to stop a training
+        # A full disk is no reason to stop a training.
+        with suppress(StorageError, OSError), published(path) as temporary:
             temporary.write_bytes(data)
 
     def _make_room(self, num_bytes: int) -> int:

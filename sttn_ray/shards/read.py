@@ -1,5 +1,6 @@
 """The reading side: the index of a folder of shards, and any clip or mask by its file and row group."""
 
+import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from sttn_ray.errors import ShardError
-from sttn_ray.paths import ALL, READ_ERRORS, StoragePath, as_path, is_remote, open_binary, reading
+from sttn_ray.paths import ALL, READ_ERRORS, StoragePath, as_path, is_file, is_remote, open_binary
 from sttn_ray.shards.cache import RowCache
 from sttn_ray.shards.tables import INDEX_SCHEMA, unpack_frame, unpack_mask
 
@@ -48,9 +49,7 @@ def read_index_table(folder: str | StoragePath) -> pa.Table:
         ShardError: there is none, or it is not an index.
     """
     path = as_path(folder) / INDEX_FILE
-    with reading(path):
-        is_there = path.is_file()
-    if not is_there:
+    if not is_file(path):
         raise ShardError(
             f"{path}: no such file: the shards are missing, or were not finished; build them with "
             f"python -m pipelines.build_shards corpus.root=... shards.dir={folder}"
@@ -130,14 +129,25 @@ def _read_row(
 
     try:
         if cache is not None and is_remote(path):
-            data = cache.get(row.sha256, lambda: _as_stream(read()))
-            group = pa.ipc.open_stream(data).read_all()
+            # Clips of the same pictures differ in their ids.
+            key = hashlib.sha256(f"{row.sha256}/{row.id}".encode()).hexdigest()
+            group = _from_stream(cache.get(key, lambda: _as_stream(read())))
+            if group is None:  # the disk has damaged it
+                cache.drop(key)
+                group = read()
         else:
             group = read()
         found: dict[str, Any] = group.to_pylist()[0]
         return {name: found[name] for name in columns}
     except (pa.ArrowException, *READ_ERRORS, ValueError, LookupError) as error:
         raise ShardError(f"{path}: row group {row.row_group} cannot be read ({error}); verify the shards") from error
+
+
+def _from_stream(data: bytes) -> pa.Table | None:
+    try:
+        return pa.ipc.open_stream(data).read_all()
+    except (pa.ArrowException, OSError, ValueError):
+        return None
 
 
 def _as_stream(table: pa.Table) -> bytes:

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sttn_ray.errors import ShardError
-from sttn_ray.paths import READ_ERRORS, StoragePath, as_path, open_binary
+from sttn_ray.errors import ShardError, StorageError
+from sttn_ray.paths import READ_ERRORS, StoragePath, as_path, is_file, open_binary
 from sttn_ray.shards.read import read_index_table
 from sttn_ray.shards.tables import SCHEMAS, rows_sha256, unpack_frame, unpack_mask
 from sttn_ray.storage import file_sha256
@@ -49,10 +49,14 @@ def verify_shards(
 
 
 def _verify_file(path: StoragePath, rows: list[dict[str, Any]]) -> list[str]:
-    if not path.is_file():
-        return [f"{path}: is missing; build the shards again to have it back"]
+    try:
+        if not is_file(path):
+            return [f"{path}: is missing; build the shards again to have it back"]
+        found = file_sha256(path)
+    except (FileNotFoundError, StorageError) as error:
+        return [str(error)]
     faults = []
-    if {file_sha256(path)} != {row["file_sha256"] for row in rows}:
+    if {found} != {row["file_sha256"] for row in rows}:
         faults.append(f"{path}: its bytes are not those that were written; delete it and build the shards again")
     try:
         with open_binary(path) as opened, pq.ParquetFile(opened) as file:

@@ -78,9 +78,12 @@ class Writer:
         self._events.add_image(name, picture, step, dataformats="HWC")
 
     def close(self) -> None:
+        """Bring everything where it belongs."""
         self._metrics.close()
         self._events.close()
         self.upload()
+        if self._target is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def read_metrics(path: StoragePath) -> list[dict[str, Any]]:

@@ -55,7 +55,13 @@ class _Part(NamedTuple):
 
 
 def train_step(
-    state: TrainState, frames: Tensor, masks: Tensor, settings: StepSettings, *, weight: float = 1.0
+    state: TrainState,
+    frames: Tensor,
+    masks: Tensor,
+    settings: StepSettings,
+    *,
+    weight: float = 1.0,
+    most_clips: int | None = None,
 ) -> dict[str, Tensor]:
     """Train both networks on one batch, and count the step.
 
@@ -77,6 +83,8 @@ def train_step(
         masks: (B, T, 1, H, W), 1 = hole, in the type of the frames.
         settings: of the step.
         weight: of these clips in the mean over the workers: their number by that of an even part of the batch.
+        most_clips: that any worker has in this step; default: as many as these. All must take the same way, since they
+            exchange gradients in its order.
 
     Returns:
         The losses times `weight` as scalars without gradient, still on the device: hole, valid, adversarial,
@@ -88,7 +96,8 @@ def train_step(
             group["lr"] = rate
     parts = list(_parts(frames, masks, settings.clips_at_once, weight))
     # The generator's graph of a whole batch serves both networks.
-    predicted = _predict(state.generator, parts[0], settings) if len(parts) == 1 else None
+    is_whole = (most_clips or len(frames)) <= (settings.clips_at_once or len(frames))
+    predicted = _predict(state.generator, parts[0], settings) if is_whole else None
     losses = {"discriminator": _train_discriminator(state, parts, predicted, settings)}
     losses |= _train_generator(state, parts, predicted, settings)
     state.step += 1

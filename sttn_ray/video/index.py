@@ -11,7 +11,7 @@ import numpy as np
 from av.stream import Disposition
 
 from sttn_ray.errors import StorageError, VideoError
-from sttn_ray.paths import ALL, READ_ERRORS, SOME, as_path, is_remote, open_binary, reading, reason
+from sttn_ray.paths import ALL, READ_ERRORS, SOME, as_path, is_file, is_remote, open_binary, reading, reason
 from sttn_ray.storage import file_sha256
 
 # Of one frame; a header that claims more is not believed.
@@ -138,11 +138,10 @@ def index_video(path: str) -> VideoIndex:
             supported (interlaced, transparent).
         StorageError: it cannot be read.
     """
-    where = as_path(path)
-    with reading(path):
-        num_bytes = where.stat().st_size if where.is_file() else None
-    if num_bytes is None:
+    if not is_file(path):
         raise VideoError(f"{path}: no such file")
+    with reading(path):
+        num_bytes = as_path(path).stat().st_size
     if num_bytes == 0:
         raise VideoError(f"{path}: the file is empty (0 bytes)")
     try:

@@ -11,7 +11,7 @@ import s3fs
 
 from sttn_ray.errors import ConfigError, CorpusError, StorageError
 from sttn_ray.images import image_files, image_names
-from sttn_ray.paths import ALL, as_path, below, open_binary, read_files, stamps, walk
+from sttn_ray.paths import ALL, as_path, below, is_file, is_folder, open_binary, read_files, stamps, use_endpoint, walk
 from sttn_ray.rows import read_rows
 from sttn_ray.storage import file_sha256, published, read_record, write_record
 from sttn_ray.video.decode import decode_range
@@ -186,3 +186,33 @@ def test_what_may_not_be_read_is_told(tmp_path: Path):
     folder.mkdir()
     with pytest.raises(StorageError, match=r"folder.json: cannot be read \(Is a directory\)"):
         read_record(folder)
+
+
+def test_a_store_that_refuses_is_no_missing_file(store: str, bucket: str, monkeypatch: pytest.MonkeyPatch):
+    client(store).pipe_file(f"{bucket}/secret.mp4", b"x")
+    with FaultyProxy(store, {}, seed=0, denied="secret.mp4") as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+        s3fs.S3FileSystem.clear_instance_cache()
+        assert not is_file(f"{bucket}/none.mp4")
+        with pytest.raises(StorageError, match=r"secret\.mp4: cannot be read"):
+            is_file(f"{bucket}/secret.mp4")
+        with pytest.raises(StorageError, match=r"secret\.mp4: cannot be read"):
+            index_video(f"{bucket}/secret.mp4")
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_kinds_of_paths(tmp_path: Path, store: str, bucket: str):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/b.txt").write_text("x")
+    upload(store, tmp_path, bucket)
+    for root in (str(tmp_path), bucket):
+        assert (is_file(f"{root}/a/b.txt"), is_folder(f"{root}/a/b.txt")) == (True, False)
+        assert (is_file(f"{root}/a"), is_folder(f"{root}/a")) == (False, True)
+        assert (is_file(f"{root}/none"), is_folder(f"{root}/none")) == (False, False)
+
+
+def test_an_address_with_a_password_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "https://me:secret@host")
+    with pytest.raises(ConfigError, match="holds a password") as raised:
+        use_endpoint(None)
+    assert "secret" not in str(raised.value)

@@ -156,3 +156,24 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path):
     (tmp_path / "file").write_text("in the way")
     cache = RowCache(tmp_path / "file", 10_000)
     assert fill(cache, 1) == fill(cache, 1)
+
+
+def test_a_damaged_cache_is_no_error(counted: FaultyProxy, bucket: str, tmp_path: Path):
+    clip = read_index(bucket, "train").clips[0]
+    cache = RowCache(tmp_path / "cache", 10**9)
+    cost(counted, bucket, clip, cache)
+    (kept,) = held(tmp_path / "cache")
+    kept.write_bytes(kept.read_bytes()[:100])
+    assert cost(counted, bucket, clip, cache)[1] == 1
+    assert cost(counted, bucket, clip, cache)[1] == 1  # it was dropped, and is kept again
+    assert cost(counted, bucket, clip, cache)[1] == 0
+
+
+def test_clips_of_the_same_pictures_are_told_apart_in_the_cache(
+    folder: Path, counted: FaultyProxy, bucket: str, tmp_path: Path
+):
+    first, second = read_index(bucket, "train").clips[:2]
+    cache = RowCache(tmp_path / "cache", 10**9)
+    for clip in (first, second._replace(sha256=first.sha256)):
+        read_clip(bucket, clip, [0], cache)  # which compares ids
+    assert len(held(tmp_path / "cache")) == 2
