@@ -224,9 +224,9 @@ def _index_videos(root: str, wanted: Sequence[Wanted], shards: ShardsDir, experi
         {"number": n, **v.entry._asdict(), "spans": v.spans, "split": v.split or "", "fault": v.fault}
         for n, v in enumerate(wanted)
     ]
-    # 1. Index each video (1:1): all its packets, its content's hash. One CPU: one demuxer.
+    # 1. Index each video (1:1): all its packets, its content's hash. One core: one demuxer.
     dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), MAX_TASKS)).map(
-        make_index_fn(root, shards, frames_fps, progress), num_cpus=1
+        make_index_fn(root, shards, frames_fps, progress), num_cpus=cluster.cpus_per_core()
     )
     videos: list[Row] = []
     failed: list[Row] = []
@@ -277,9 +277,9 @@ def _write_shards(
     """Write the shards that are not done; returns the index, the ranges that failed, and the shards that failed."""
     progress = Progress.remote()  # type: ignore[attr-defined]
     progress.add.remote("planned", sum(row["frames"] for row in todo))
-    # 2. Write each shard (1:1). One CPU: decoding, scaling and packing share one thread.
+    # 2. Write each shard (1:1). One core: decoding, scaling and packing share one thread.
     dataset = ray.data.from_items(list(todo), override_num_blocks=min(len(todo), MAX_TASKS)).map(
-        make_write_fn(root, shards, settings, seed, progress), num_cpus=1
+        make_write_fn(root, shards, settings, seed, progress), num_cpus=cluster.cpus_per_core()
     )
     with ProgressLine(progress, num_items=len(todo), interval_s=interval_s, items="shards"):
         rows = sorted(dataset.iter_rows(), key=lambda row: row["number"])

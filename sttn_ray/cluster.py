@@ -54,6 +54,16 @@ def num_nodes() -> int:
     return sum(node["Alive"] for node in ray.nodes())
 
 
+def cpus_per_core() -> int:
+    """Logical CPUs that stand for one core: more than one where a small machine was given more than it has.
+
+    Tasks that keep a core busy ask for as many: twice as many of them take 7 % longer for the same work, measured on
+    two cores.
+    """
+    cpus = int(ray.cluster_resources().get("CPU", 0))
+    return max(1, cpus // (os.cpu_count() or 1)) if num_nodes() == 1 else 1
+
+
 def require_shared_paths(paths: dict[str, str | None]) -> None:
     """Refuse relative paths on several nodes, where each would take its own folder for them.
 
