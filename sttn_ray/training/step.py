@@ -96,7 +96,7 @@ def train_step(
             group["lr"] = rate
     parts = list(_parts(frames, masks, settings.clips_at_once, weight))
     # The generator's graph of a whole batch serves both networks.
-    is_whole = (most_clips or len(frames)) <= (settings.clips_at_once or len(frames))
+    is_whole = settings.clips_at_once is None or (most_clips or len(frames)) <= settings.clips_at_once
     predicted = _predict(state.generator, parts[0], settings) if is_whole else None
     losses = {"discriminator": _train_discriminator(state, parts, predicted, settings)}
     losses |= _train_generator(state, parts, predicted, settings)

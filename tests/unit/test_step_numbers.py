@@ -156,3 +156,14 @@ def test_unequal_parts_of_workers_weigh_by_their_clips() -> None:
         assert sum(losses[name].item() for losses in found) / 2 == pytest.approx(expected[name].item(), rel=1e-4)
     for a, b, c in zip(gradients(first), gradients(second), gradients(whole), strict=True):
         torch.testing.assert_close((a + b) / 2, c, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(("clips_at_once", "num_passes"), [(None, 1), (3, 1), (2, 2)])
+def test_all_workers_take_the_way_of_the_one_with_most_clips(clips_at_once: int | None, num_passes: int) -> None:
+    """Of five clips two workers have three and two: the second must not exchange gradients in another order."""
+    state = make_state()
+    passes = []
+    state.generator.register_forward_hook(lambda *_: passes.append(1))
+    settings = replace(SETTINGS, clips_at_once=clips_at_once)
+    train_step(state, *make_batch(num_clips=2), settings, weight=0.8, most_clips=3)
+    assert len(passes) == num_passes
