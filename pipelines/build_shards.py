@@ -34,7 +34,7 @@ from PIL import Image
 
 import sttn_ray
 from sttn_ray import cluster
-from sttn_ray.config import Experiment, exit_with_faults, load_experiment, run_program
+from sttn_ray.config import Experiment, exit_with_faults, parse_folder, run_program
 from sttn_ray.corpus import Entry, find_entries
 from sttn_ray.errors import ConfigError, CorpusError, ShardError, SttnError, failed_outcome
 from sttn_ray.model.generator import PRESETS
@@ -79,14 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if "--verify" in words:
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-        words.remove("--verify")
-        settings = [word for word in words if "=" in word]
-        folders = [word for word in words if "=" not in word]
-        if len(folders) != 1:
-            exit_with_faults(ConfigError("--verify takes the folder of the shards: --verify DIR"))
         try:
-            use_endpoint(load_experiment(settings).storage.endpoint_url)
-            return verify(folders[0])
+            folder, experiment = parse_folder(words, "--verify")
+            use_endpoint(experiment.storage.endpoint_url)
+            return verify(folder)
         except SttnError as error:
             exit_with_faults(error)
     return run_program(__doc__ or "", SECTIONS, run, words)

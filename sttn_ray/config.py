@@ -380,6 +380,18 @@ def run_program(
         return 130
 
 
+def parse_folder(words: Sequence[str], flag: str) -> tuple[str, Experiment]:
+    """The folder that a flag is about, and the settings beside it, of a command line that holds the flag.
+
+    Raises:
+        ConfigError: not one folder, or a setting that is not valid.
+    """
+    folders = [word for word in words if word != flag and "=" not in word]
+    if len(folders) != 1:
+        raise ConfigError(f"{flag} takes one folder: {flag} DIR")
+    return folders[0], load_experiment([word for word in words if "=" in word])
+
+
 def exit_with_faults(error: Exception) -> NoReturn:
     """Say what is wrong with the request and exit with status 2."""
     sys.stderr.write("".join(f"error: {line}\n" for line in str(error).splitlines()))

@@ -37,7 +37,7 @@ from torch import Tensor
 
 import sttn_ray
 from sttn_ray import cluster
-from sttn_ray.config import Experiment, exit_with_faults, load_experiment, run_program, to_yaml
+from sttn_ray.config import Experiment, exit_with_faults, parse_folder, run_program, to_yaml
 from sttn_ray.errors import ConfigError, ShardError, StorageError, SttnError
 from sttn_ray.model.generator import PRESETS, Generator, GeneratorConfig
 from sttn_ray.model.precision import Precision, fastest_precision
@@ -90,13 +90,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     if "--summary" in words:
-        words.remove("--summary")
-        folders = [word for word in words if "=" not in word]
-        if len(folders) != 1:
-            exit_with_faults(ConfigError("--summary takes the folder of a run: --summary DIR"))
         try:
-            use_endpoint(load_experiment([word for word in words if "=" in word]).storage.endpoint_url)
-            sys.stdout.write(summarize(as_path(folders[0])))
+            folder, experiment = parse_folder(words, "--summary")
+            use_endpoint(experiment.storage.endpoint_url)
+            sys.stdout.write(summarize(as_path(folder)))
         except SttnError as error:
             exit_with_faults(error)
         return 0

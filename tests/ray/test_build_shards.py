@@ -458,8 +458,8 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
 
 
 def test_verify_without_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert refused(capsys, "--verify") == ["error: --verify takes the folder of the shards: --verify DIR"]
-    assert refused(capsys, "--verify", "a", "b") == ["error: --verify takes the folder of the shards: --verify DIR"]
+    assert refused(capsys, "--verify") == ["error: --verify takes one folder: --verify DIR"]
+    assert refused(capsys, "--verify", "a", "b") == ["error: --verify takes one folder: --verify DIR"]
     (line,) = refused(capsys, "--verify", str(tmp_path))
     assert "index.parquet: no such file" in line
 
