@@ -34,11 +34,12 @@ from PIL import Image
 
 import sttn_ray
 from sttn_ray import cluster
-from sttn_ray.config import Experiment, exit_with_faults, parse_folder, run_program
+from sttn_ray.config import Experiment
 from sttn_ray.corpus import Entry, find_entries
 from sttn_ray.errors import ConfigError, CorpusError, ShardError, SttnError, failed_outcome
 from sttn_ray.model.generator import PRESETS
 from sttn_ray.paths import StoragePath, as_path, is_remote, use_endpoint
+from sttn_ray.program import exit_with_faults, parse_folder, run_program
 from sttn_ray.report.samples import sample_sheet
 from sttn_ray.selection import Wanted, select_by_manifest, select_listed, select_matching
 from sttn_ray.shards.jobs import find_source, shards_to_do, write_shard

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sttn_ray import train
-from sttn_ray.config import Experiment, apply_override, load_experiment, run_program
+from sttn_ray.config import Experiment, apply_override, load_experiment
 from sttn_ray.corpus import Entry, find_entries, index_source, read_pictures
 from sttn_ray.errors import ConfigError, CorpusError, SttnError
 from sttn_ray.fills import fill_mean_color, fill_telea, fill_temporal_median
@@ -33,6 +33,7 @@ from sttn_ray.masks.boxes import draw_boxes, parse_boxes
 from sttn_ray.masks.draw import FAMILIES, Family, draw_masks
 from sttn_ray.masks.hole import make_hole
 from sttn_ray.metrics import psnr
+from sttn_ray.program import run_program
 from sttn_ray.report.chart import line_chart
 from sttn_ray.report.page import Example, Section, Sheet, tiled, write_page
 from sttn_ray.report.samples import sample_sheet

@@ -35,11 +35,12 @@ from sttn_ray.catalog.records import ItemDir, claim_output
 from sttn_ray.catalog.segments import complete_segment, write_segment
 from sttn_ray.completion.engine import Engine
 from sttn_ray.completion.schedule import Schedule
-from sttn_ray.config import Experiment, run_program
+from sttn_ray.config import Experiment
 from sttn_ray.errors import ConfigError, StorageError, failed_outcome
 from sttn_ray.model.generator import Generator
 from sttn_ray.model.precision import fastest_precision
 from sttn_ray.model.weights import load_generator
+from sttn_ray.program import run_program
 from sttn_ray.storage import file_sha256, require_local
 
 from .progress import Progress, ProgressLine, prepare_data

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 import sttn_ray
-from sttn_ray.config import describe_sections
+from sttn_ray.program import describe_sections
 
 DESCRIPTION = """Video inpainting with STTN, run on Ray.
 

@@ -5,28 +5,23 @@ these sections: below them, functions take plain arguments.
 """
 
 import difflib
-import logging
 import re
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
-from pydantic.fields import FieldInfo
 
 from sttn_ray.corpus import Fit
-from sttn_ray.errors import ConfigError, SttnError
+from sttn_ray.errors import ConfigError
 from sttn_ray.masks.boxes import SYNTAX
 from sttn_ray.masks.draw import FAMILIES, Family
 from sttn_ray.model.generator import Initialization, Preset
 from sttn_ray.model.losses import AdversarialLoss
 from sttn_ray.shards.tables import FrameCodec
 from sttn_ray.video.encode import Codec
-
-log = logging.getLogger(__name__)
 
 Device = Literal["auto", "cuda", "mps", "cpu"]
 
@@ -40,11 +35,13 @@ Steps = Annotated[tuple[int, ...], BeforeValidator(_split_words)]
 Words = Annotated[tuple[str, ...], BeforeValidator(_split_words)]
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """Settings of one step: frozen, and no others than these."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class RunSection(_Section):
+class RunSection(Section):
     """What holds for every program."""
 
     dir: str | None = Field(None, description="folder of a training run: settings, metrics, checkpoints, generator.pt")
@@ -61,7 +58,7 @@ class RunSection(_Section):
     )
 
 
-class StorageSection(_Section):
+class StorageSection(Section):
     """Where `s3://` paths lie; credentials come from the environment, never from here."""
 
     endpoint_url: str | None = Field(
@@ -83,7 +80,7 @@ class StorageSection(_Section):
         return url
 
 
-class CorpusSection(_Section):
+class CorpusSection(Section):
     """What there is to train on."""
 
     root: str | None = Field(
@@ -107,7 +104,7 @@ class CorpusSection(_Section):
     )
 
 
-class ShardsSection(_Section):
+class ShardsSection(Section):
     """Training clips, decoded and scaled once."""
 
     dir: str | None = Field(None, description="folder or s3:// path of the shards, for training to read")
@@ -128,7 +125,7 @@ class ShardsSection(_Section):
     masks_per_family: int = Field(8, ge=0, le=10000, description="masks of every family drawn once, for validation")
 
 
-class MasksSection(_Section):
+class MasksSection(Section):
     """The families of random masks in training, each with its weight; published: moving and static shapes alone."""
 
     moving_shape: float = Field(0.25, ge=0, description="weight of blobs that move")
@@ -146,7 +143,7 @@ class MasksSection(_Section):
         return {family: getattr(self, family) for family in FAMILIES}
 
 
-class ModelSection(_Section):
+class ModelSection(Section):
     """The network that is trained."""
 
     preset: Preset = Field("sttn", description="sttn: as published, 432x240; small: 240x144, for two cores")
@@ -156,7 +153,7 @@ class ModelSection(_Section):
     )
 
 
-class TrainSection(_Section):
+class TrainSection(Section):
     """The training: a GAN step is one of the discriminator, then one of the generator."""
 
     num_steps: int = Field(500_000, ge=1, description="steps of the whole training")
@@ -217,7 +214,7 @@ class TrainSection(_Section):
     validation_clips: int = Field(16, ge=0, description="how many clips, ten frames each; 0: no validation")
 
 
-class InpaintSection(_Section):
+class InpaintSection(Section):
     """What is inpainted, and how."""
 
     video: str | None = Field(None, description="path of one video; or give a catalog")
@@ -249,7 +246,7 @@ class InpaintSection(_Section):
     require_hole: bool = Field(False, description="take an empty mask for an error instead of copying the video")
 
 
-class EncodeSection(_Section):
+class EncodeSection(Section):
     """How outputs are encoded."""
 
     codec: Codec = Field("libx264", description="libx264, or lossless: x264-lossless (8 bits), ffv1 (any bit depth)")
@@ -260,7 +257,7 @@ class EncodeSection(_Section):
     threads: int = Field(1, ge=1, le=64, description="threads of one encoder; another number makes other bytes")
 
 
-class DemoSection(_Section):
+class DemoSection(Section):
     """The demonstration."""
 
     output: str = Field("demo", description="folder the demonstration is written to")
@@ -269,7 +266,7 @@ class DemoSection(_Section):
     )
 
 
-class Experiment(_Section):
+class Experiment(Section):
     """All sections, in the order of the journey."""
 
     run: RunSection = RunSection()
@@ -324,21 +321,6 @@ def to_yaml(experiment: Experiment) -> str:
     return yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False)
 
 
-def describe_sections(names: Sequence[str]) -> str:
-    """Every key of the named sections with its type, default, unit and meaning, for --help."""
-    lines = []
-    for name in names:
-        section = Experiment.model_fields[name].annotation
-        assert isinstance(section, type)
-        assert issubclass(section, _Section)
-        lines.append(f"{name}: {section.__doc__}")
-        for key, field in section.model_fields.items():
-            default = _default_text(field.default)
-            lines.append(f"  {name}.{key}=  [{_type_name(field)}; default {default}]")
-            lines.append(f"      {field.description}")
-    return "\n".join(lines)
-
-
 def known_keys() -> list[str]:
     """All keys by their dotted path."""
     return [
@@ -346,56 +328,6 @@ def known_keys() -> list[str]:
         for name, field in Experiment.model_fields.items()
         for key in field.annotation.model_fields  # type: ignore[union-attr]
     ]
-
-
-def parse_command_line(doc: str, sections: Sequence[str], argv: Sequence[str] | None = None) -> Experiment:
-    """Read a program's command line; prints and exits for --help, --print-config and faults (status 2)."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    if {"-h", "--help"} & set(words):
-        usage = "usage: [EXPERIMENT.yaml] [section.key=value ...] [--print-config] [--help]"
-        sys.stdout.write(f"{doc.strip()}\n\n{usage}\n\n{describe_sections(sections)}\n")
-        raise SystemExit(0)
-    try:
-        experiment = load_experiment([w for w in words if w != "--print-config"])
-    except ConfigError as error:
-        exit_with_faults(error)
-    if "--print-config" in words:
-        sys.stdout.write(to_yaml(experiment))
-        raise SystemExit(0)
-    return experiment
-
-
-def run_program(
-    doc: str, sections: Sequence[str], run: Callable[[Experiment], int], argv: Sequence[str] | None = None
-) -> int:
-    """Run a program on its command line; returns its exit status, or exits with 2 where the request is wrong."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    experiment = parse_command_line(doc, sections, argv)
-    try:
-        return run(experiment)
-    except SttnError as error:
-        exit_with_faults(error)
-    except KeyboardInterrupt:
-        log.error("interrupted; the same command goes on from here")
-        return 130
-
-
-def parse_folder(words: Sequence[str], flag: str) -> tuple[str, Experiment]:
-    """The folder that a flag is about, and the settings beside it, of a command line that holds the flag.
-
-    Raises:
-        ConfigError: not one folder, or a setting that is not valid.
-    """
-    folders = [word for word in words if word != flag and "=" not in word]
-    if len(folders) != 1:
-        raise ConfigError(f"{flag} takes one folder: {flag} DIR")
-    return folders[0], load_experiment([word for word in words if "=" in word])
-
-
-def exit_with_faults(error: Exception) -> NoReturn:
-    """Say what is wrong with the request and exit with status 2."""
-    sys.stderr.write("".join(f"error: {line}\n" for line in str(error).splitlines()))
-    raise SystemExit(2)
 
 
 def _set(data: dict[str, Any], name: str, value: Any, faults: list[str]) -> None:
@@ -439,24 +371,3 @@ def _fault(detail: Any) -> str:
         return f"{where}: no such setting{hint}"
     value = re.sub("//[^/@]*@", "//...@", str(detail["input"]))  # a password is not said again
     return f"{where}={value}: {detail['msg'][0].lower()}{detail['msg'][1:]}"
-
-
-def _default_text(value: Any) -> str:
-    if isinstance(value, tuple):
-        return ",".join(map(str, value)) or "none"
-    return "none" if value is None else str(value).lower()
-
-
-def _type_name(field: FieldInfo) -> str:
-    text = str(field.annotation)
-    if isinstance(field.annotation, type):
-        text = field.annotation.__name__
-    names = {"str": "text", "int": "integer", "float": "number", "bool": "true or false"}
-    if text in names:
-        return names[text]
-    if text.startswith("tuple"):
-        return "texts, joined by commas" if "str" in text else "integers, joined by commas"
-    for python, plain in names.items():
-        text = text.replace(f"{python} | None", plain)
-    text = text.replace("typing.Literal", "").replace("typing.Union", "").replace("'", "")
-    return text.replace("[", "").replace("]", "").replace(", ", " | ")

@@ -19,10 +19,10 @@ import os
 import shutil
 import sys
 import tempfile
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,24 +31,24 @@ import ray
 import ray.train
 import ray.train.torch
 import torch
-import torch.distributed
 from pyarrow.fs import FSSpecHandler, PyFileSystem
-from torch import Tensor
 
 import sttn_ray
 from sttn_ray import cluster
-from sttn_ray.config import Experiment, exit_with_faults, parse_folder, run_program, to_yaml
+from sttn_ray.config import Experiment, to_yaml
 from sttn_ray.errors import ConfigError, ShardError, StorageError, SttnError
-from sttn_ray.model.generator import PRESETS, Generator, GeneratorConfig
+from sttn_ray.model.generator import PRESETS, GeneratorConfig
 from sttn_ray.model.precision import Precision, fastest_precision
 from sttn_ray.model.weights import load_generator, read_checkpoint, save_generator
 from sttn_ray.paths import StoragePath, as_path, is_file, is_remote, reading, use_endpoint
+from sttn_ray.program import exit_with_faults, parse_folder, run_program
 from sttn_ray.samples import worker_batches
 from sttn_ray.shards.cache import RowCache
 from sttn_ray.shards.read import INDEX_FILE, ShardIndex, read_index
 from sttn_ray.storage import claim, file_sha256, published, read_record, write_record
 from sttn_ray.training.data import ClipDataset, make_loader
-from sttn_ray.training.metrics import Writer
+from sttn_ray.training.loop import LoopSettings, train_to_end
+from sttn_ray.training.starts import count_start, forget_starts, note_fault
 from sttn_ray.training.state import (
     TrainState,
     create_networks,
@@ -57,23 +57,17 @@ from sttn_ray.training.state import (
     load_state,
     save_state,
     start_from,
-    unwrapped,
 )
-from sttn_ray.training.step import StepSettings, to_device, train_step
+from sttn_ray.training.step import StepSettings
 from sttn_ray.training.summary import summarize
-from sttn_ray.training.validation import Example, complete, is_better, measure, read_examples, write_strip
-from sttn_ray.training.workers import all_clip_ids, mean_losses, mean_metrics
+from sttn_ray.training.validation import Example, read_examples
+from sttn_ray.training.workers import told_by_first
 
 log = logging.getLogger(__name__)
 
 SECTIONS = ("run", "storage", "shards", "masks", "model", "train")
 CHECKPOINTS, STATE_FILE = "checkpoints", "state.pt"
 GENERATOR_FILE = "generator.pt"
-BEST_FILE, BEST_RECORD = "best.pt", "best.json"
-STARTS_RECORD, FAULT_RECORD = "starts.json", "fault.json"
-# Starts of the workers from one and the same step, before the training is given up. A killed worker is replaced, and
-# all go on from the checkpoint; over a week that may happen often.
-MAX_STARTS = 4
 # Worker groups that could not start within a minute, before the training is given up. One that may shrink tries first
 # with as many workers as before.
 MAX_FAILED_STARTS, MAX_FAILED_ELASTIC_STARTS = 3, 100
@@ -128,7 +122,7 @@ def run(experiment: Experiment) -> int:
         return 0
     cluster.connect()
     cluster.require_shared_paths({**_paths(experiment), "train.start_from": options.start_from})
-    write_record(run_dir / STARTS_RECORD, {})
+    forget_starts(run_dir)
     device = cluster.choose_device(experiment.run.device)
     precision = fastest_precision(device) if options.precision == "auto" else options.precision
     cluster.require_workers(options.min_workers or options.num_workers, options.worker_cpus, device)
@@ -167,7 +161,7 @@ def run(experiment: Experiment) -> int:
             name=CHECKPOINTS,
             **_storage(run_dir),
             failure_config=ray.train.FailureConfig(
-                max_failures=-1,  # `_count_start` sets the limit
+                max_failures=-1,  # `count_start` sets the limit
                 # Without one Ray starts a worker group that cannot start again and again, for ever.
                 controller_failure_limit=MAX_FAILED_ELASTIC_STARTS if options.min_workers else MAX_FAILED_STARTS,  # type: ignore[call-arg]  # its types are of Train v1
             ),
@@ -227,21 +221,22 @@ def train_worker(job: dict[str, Any]) -> str | None:
     Returns:
         What stopped it, where another try would end the same way; else None.
     """
-    try:
-        return _work(job)
-    except SttnError as error:
-        # For the message, should it happen again and again; the others are stopped by Ray.
-        with suppress(StorageError):
-            write_record(as_path(job["run_dir"]) / FAULT_RECORD, {"fault": str(error)})
-        raise
-
-
-def _work(job: dict[str, Any]) -> str | None:
     # Our lines alone: at this level Ray tells every report of every worker.
     ours = logging.getLogger("sttn_ray")
     ours.addHandler(logging.StreamHandler(sys.stderr))
     ours.setLevel(logging.INFO)
     ours.propagate = False
+    run_dir = as_path(job["run_dir"])
+    try:
+        return _work(job, run_dir)
+    except SttnError as error:
+        # The others are stopped by Ray.
+        with suppress(StorageError):
+            note_fault(run_dir, str(error))
+        raise
+
+
+def _work(job: dict[str, Any], run_dir: StoragePath) -> str | None:
     experiment = Experiment.model_validate(job["experiment"])
     options, storage, context = experiment.train, experiment.storage, ray.train.get_context()
     rank, num_workers = context.get_world_rank(), context.get_world_size()
@@ -250,10 +245,11 @@ def _work(job: dict[str, Any]) -> str | None:
     cv2.setNumThreads(1)
     device = torch.device("mps") if job["device"] == "mps" else ray.train.torch.get_device()
 
-    run_dir = as_path(job["run_dir"])
-    if (fault := _count_start(run_dir, rank, num_workers)) is not None:
+    checkpoint = ray.train.get_checkpoint()
+    fault = count_start(run_dir, checkpoint and checkpoint.path, num_workers) if rank == 0 else None
+    if (fault := told_by_first(fault, num_workers)) is not None:
         return fault
-    state = _start(experiment, device, num_workers, job["precision"])
+    state = _start(experiment, device, num_workers, job["precision"], checkpoint)
     index = read_index(job["shards_dir"], "train")
     cache = RowCache(storage.cache_dir, int(storage.cache_gb * 1e9)) if storage.cache_dir else None
     dataset = ClipDataset(
@@ -266,97 +262,54 @@ def _work(job: dict[str, Any]) -> str | None:
         crop=crop_size(experiment, index),
         cache=cache,
     )
-    examples = _read_examples(experiment, job["shards_dir"], cache) if job["has_validation"] else []
     batches = worker_batches(
         state.step, options.num_steps, batch_size=options.batch_size, rank=rank, num_workers=num_workers
     )
-    loader = iter(make_loader(dataset, batches, num_processes=options.loader_processes))
-    settings = StepSettings(
-        learning_rate=options.learning_rate,
-        decay_at=options.decay_at,
-        hole_weight=options.hole_weight,
-        valid_weight=options.valid_weight,
-        adversarial_weight=options.adversarial_weight,
-        adversarial_loss=options.adversarial_loss,
-        ema_decay=options.ema_decay,
-        precision=job["precision"],
-        max_gradient_norm=options.max_gradient_norm,
-        clips_at_once=options.clips_at_once,
+    settings = LoopSettings(
+        step=StepSettings(
+            learning_rate=options.learning_rate,
+            decay_at=options.decay_at,
+            hole_weight=options.hole_weight,
+            valid_weight=options.valid_weight,
+            adversarial_weight=options.adversarial_weight,
+            adversarial_loss=options.adversarial_loss,
+            ema_decay=options.ema_decay,
+            precision=job["precision"],
+            max_gradient_norm=options.max_gradient_norm,
+            clips_at_once=options.clips_at_once,
+        ),
+        num_steps=options.num_steps,
+        batch_size=options.batch_size,
+        log_interval=options.log_interval,
+        checkpoint_interval=options.checkpoint_interval,
+        validation_interval=options.validation_interval,
     )
-    most_clips = -(-options.batch_size // num_workers)
-    writer = Writer(run_dir, after_step=state.step) if rank == 0 else None
-    sums: dict[str, Tensor] = {}
-    recent: list[list[str]] = []  # the clips of each step since the last line
-    notice, fault = None, None
-    start_s, wait_s = time.monotonic(), 0.0
-    while state.step < options.num_steps:
-        before_s = time.monotonic()
-        batch = next(loader)
-        wait_s += time.monotonic() - before_s
-        weight = len(batch.clip_ids) * num_workers / options.batch_size
-        tensors = to_device(batch.frames, batch.masks, device)
-        losses = train_step(state, *tensors, settings, weight=weight, most_clips=most_clips)
-        sums = {name: sums.get(name, 0) + loss for name, loss in losses.items()}
-        recent.append(batch.clip_ids)
-        is_last = state.step == options.num_steps
-        is_checkpoint = is_last or state.step % options.checkpoint_interval == 0
-        is_validation = bool(examples) and (is_last or state.step % options.validation_interval == 0)
-        # At a checkpoint too, so that a run that goes on from it writes the lines that it would have written.
-        if is_checkpoint or is_validation or state.step % options.log_interval == 0:
-            if (latest := ray.train.get_preemption_info()) is not None and latest != notice:
-                notice, is_checkpoint = latest, True
-                if rank == 0:
-                    log.warning("a node will be taken away: a checkpoint is written at step %d", state.step)
-            if (fault := _find_fault(state, recent, num_workers)) is not None:
-                break
-            metrics = mean_losses(sums, len(recent), num_workers)
-            clip_ids = all_clip_ids(batch.clip_ids, num_workers)
-            seconds = time.monotonic() - start_s
-            speed = {"steps_per_s": len(recent) / seconds, "data_wait_share": wait_s / seconds}
-            if is_validation:
-                metrics |= _validate(state, examples, run_dir, job["precision"], num_workers, writer)
-            if writer is not None:
-                line = {"step": state.step, **metrics, "learning_rate": _rate(state)}
-                writer.write({**line, **speed, "clip_ids": clip_ids}, num_steps=options.num_steps)
-            if is_checkpoint:
-                if writer is not None:
-                    writer.upload()
-                _report(state, {"step": state.step, **metrics}, run_dir, rank)
-            sums, recent, start_s, wait_s = {}, [], time.monotonic(), 0.0
-    if writer is not None:
-        writer.close()
-    return fault
-
-
-def _count_start(run_dir: StoragePath, rank: int, num_workers: int) -> str | None:
-    """Note that the workers start; what to say where as many did so too often from one checkpoint."""
-    told: list[str | None] = [None]
-    if rank == 0:
-        checkpoint = ray.train.get_checkpoint()
-        place = "the beginning" if checkpoint is None else Path(checkpoint.path).name
-        here = {"place": place, "workers": num_workers}
-        last = read_record(run_dir / STARTS_RECORD) or {}
-        starts = last["starts"] + 1 if {**last, **here} == last else 1
-        write_record(run_dir / STARTS_RECORD, {**here, "starts": starts})
-        if starts > MAX_STARTS:
-            fault = (read_record(run_dir / FAULT_RECORD) or {}).get("fault", "see Ray's logs")
-            told = [f"the workers died {MAX_STARTS} times after {place}, before another checkpoint; the last: {fault}"]
-    if num_workers > 1:
-        torch.distributed.broadcast_object_list(told)
-    return told[0]
-
-
-def _find_fault(state: TrainState, recent: Sequence[list[str]], num_workers: int) -> str | None:
-    """What makes it useless to go on: a gradient that is not finite, which all workers see alike."""
-    bad = int(state.first_bad_step)
-    if bad < 0:
-        return None
-    clip_ids = all_clip_ids(recent[bad - state.step - 1], num_workers)
-    return (
-        f"the gradient of step {bad} is not finite; its clips: {', '.join(clip_ids)}; no weight was changed by it. "
-        "Look at these clips; or train in another run.dir with a lower train.learning_rate, a train.max_gradient_norm, "
-        "or train.precision=fp32"
+    return train_to_end(
+        state,
+        iter(make_loader(dataset, batches, num_processes=options.loader_processes)),
+        settings,
+        rank=rank,
+        num_workers=num_workers,
+        run_dir=run_dir,
+        examples=_read_examples(experiment, job["shards_dir"], cache) if job["has_validation"] else [],
+        keep=partial(_report, run_dir=run_dir, rank=rank),
+        has_notice=_make_notice(),
     )
+
+
+def _make_notice() -> Callable[[], bool]:
+    """A function that tells once of each preemption that Ray has been told of; all workers call it together."""
+    told = None
+
+    def has_notice() -> bool:
+        nonlocal told
+        latest = ray.train.get_preemption_info()
+        if latest is None or latest == told:
+            return False
+        told = latest
+        return True
+
+    return has_notice
 
 
 def _read_examples(experiment: Experiment, shards_dir: str, cache: RowCache | None) -> list[Example]:
@@ -364,37 +317,17 @@ def _read_examples(experiment: Experiment, shards_dir: str, cache: RowCache | No
     return read_examples(shards_dir, index, num_clips=num_clips, seed=experiment.run.seed, cache=cache)
 
 
-def _validate(
-    state: TrainState,
-    examples: Sequence[Example],
-    run_dir: StoragePath,
-    precision: Precision,
+def _start(
+    experiment: Experiment,
+    device: torch.device,
     num_workers: int,
-    writer: Writer | None,
-) -> dict[str, float]:
-    """Measure the generator, or its average, on all examples; the worker that writes keeps a picture, and the best."""
-    generator = unwrapped(state.generator) if state.average is None else state.average
-    assert isinstance(generator, Generator)
-    device = next(generator.parameters()).device
-    mine = examples[ray.train.get_context().get_world_rank() :: num_workers]
-    completed = [complete(generator, example, device=device, precision=precision) for example in mine]
-    found = mean_metrics([measure(*pair) for pair in zip(mine, completed, strict=True)], num_workers, device)
-    if writer is not None:
-        strip = write_strip(run_dir / "validation" / f"step-{state.step:08d}.png", mine, completed)
-        writer.show("validation", strip, state.step)
-        if is_better(found, read_record(run_dir / BEST_RECORD)):
-            with published(run_dir / BEST_FILE) as temporary:
-                save_generator(temporary, generator)
-            write_record(run_dir / BEST_RECORD, {"step": state.step, **found})
-    return {f"validation_{name}": value for name, value in found.items()}
-
-
-def _start(experiment: Experiment, device: torch.device, num_workers: int, precision: Precision) -> TrainState:
+    precision: Precision,
+    checkpoint: ray.train.Checkpoint | None,
+) -> TrainState:
     """The state of the last checkpoint, or the first one; on the device, wrapped for several workers."""
     generator, discriminator = create_networks(
         _generator_config(experiment), seed=experiment.run.seed, initialization=experiment.model.initialization
     )
-    checkpoint = ray.train.get_checkpoint()
     if experiment.train.start_from is not None and checkpoint is None:
         start_from(experiment.train.start_from, generator, discriminator)
     for_precision(precision, generator, discriminator)
@@ -416,7 +349,7 @@ def _start(experiment: Experiment, device: torch.device, num_workers: int, preci
     return state
 
 
-def _report(state: TrainState, metrics: dict[str, float], run_dir: StoragePath, rank: int) -> None:
+def _report(state: TrainState, metrics: dict[str, float], *, run_dir: StoragePath, rank: int) -> None:
     """Give Ray a checkpoint, which is brought to run.dir while training goes on; all workers come here."""
     name, mode = f"step-{state.step:08d}", ray.train.CheckpointUploadMode.ASYNC
     if rank:
@@ -455,10 +388,6 @@ def _storage(run_dir: StoragePath) -> dict[str, Any]:
     if isinstance(run_dir, Path):
         return {"storage_path": str(run_dir)}
     return {"storage_path": run_dir.path, "storage_filesystem": PyFileSystem(FSSpecHandler(run_dir.fs))}
-
-
-def _rate(state: TrainState) -> float:
-    return float(state.generator_optimizer.param_groups[0]["lr"])
 
 
 def crop_size(experiment: Experiment, index: ShardIndex) -> tuple[int, int]:

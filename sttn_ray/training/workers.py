@@ -33,3 +33,11 @@ def mean_metrics(found: list[dict[str, float]], num_workers: int, device: torch.
         torch.distributed.all_reduce(sums)
     *totals, count = sums.tolist()
     return {name: total / count for name, total in zip(METRICS, totals, strict=True)}
+
+
+def told_by_first(text: str | None, num_workers: int) -> str | None:
+    """What the first worker says, on all of them."""
+    told = [text]
+    if num_workers > 1:
+        torch.distributed.broadcast_object_list(told)
+    return told[0]

@@ -6,13 +6,12 @@ import yaml
 from sttn_ray.config import (
     Experiment,
     apply_override,
-    describe_sections,
     known_keys,
     load_experiment,
-    parse_command_line,
     to_yaml,
 )
 from sttn_ray.errors import ConfigError
+from sttn_ray.program import describe_sections, parse_command_line
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 # Every key is a promise to users: adding, renaming or removing one is a decision, made here too.
