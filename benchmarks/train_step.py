@@ -4,10 +4,11 @@ Plain is the published step: float32, separate optimizer operations, the discrim
 the generator's pass, where nothing reads it. Ours is `training.step.train_step`. Both train the full-size network at
 432x240 on a batch of 2 clips of 5 frames (--quick: the small one), one after the other in turn.
 
-Results: bf16_over_plain (null where the device has no bf16 instructions) and fp32_over_plain, with the least and most
-over pairs; data_wait_share, of a step of the small network that reads real shards, made of --media; loss_difference,
-between bf16 and float32 over 50 steps of the small network, and loss_noise, between two seeds of float32 (not with
---quick). On a GPU also peak memory, and TFLOP/s over those of the largest matrix product measured there.
+Results: bf16_over_plain (null where the device has no bf16 instructions), fp32_over_plain and compiled_over_plain (the
+faster of both with train.compile), with the least and most over pairs; data_wait_share, of a step of the small network
+that reads real shards, made of --media; loss_difference, between bf16 and float32 over 50 steps of the small network,
+and loss_noise, between two seeds of float32 (not with --quick). On a GPU also peak memory, and TFLOP/s over those of
+the largest matrix product measured there.
 """
 
 import tempfile
@@ -56,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     runs = {"plain": _plain(preset, frames, masks), "fp32": _ours(preset, "fp32", frames, masks)}
     if has_bf16:
         runs["bf16"] = _ours(preset, "bf16", frames, masks)
+    fastest: Precision = "bf16" if has_bf16 else "fp32"
+    runs["compiled"] = _ours(preset, fastest, frames, masks, is_compiled=True)
     for run in runs.values():
         run()
     seconds = interleaved(runs, pairs)
@@ -66,9 +69,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             spread = ratio(seconds["plain"], seconds[name])
             results[f"{name}_over_plain"] = spread["median"]
             results[f"{name}_over_plain_spread"] = [spread["min"], spread["max"]]
-    fastest: Precision = "bf16" if has_bf16 else "fp32"
     if device.type == "cuda":
-        results |= _on_gpu(runs[fastest], results[f"{fastest}_seconds_per_step"], device)
+        results |= _on_gpu({fastest: runs[fastest], "compiled": runs["compiled"]}, results, device)
     with tempfile.TemporaryDirectory(prefix="sttn-ray-") as folder:
         shards = _make_shards(Path(folder), arguments.media)
         results["data_wait_share"] = _data_wait_share(shards, fastest, device)
@@ -129,8 +131,12 @@ def _plain(preset: Preset, frames: Tensor, masks: Tensor) -> Callable[[], None]:
     return run
 
 
-def _ours(preset: Preset, precision: Precision, frames: Tensor, masks: Tensor) -> Callable[[], None]:
+def _ours(
+    preset: Preset, precision: Precision, frames: Tensor, masks: Tensor, *, is_compiled: bool = False
+) -> Callable[[], None]:
     state = _state(preset, precision, frames.device)
+    if is_compiled:
+        state.generator.compile()
 
     def run() -> None:
         train_step(state, frames, masks, _settings(precision))["hole"].item()
@@ -144,11 +150,10 @@ def _state(preset: Preset, precision: Precision, device: torch.device, *, seed: 
     return create_state(*(network.to(device) for network in networks), beta1=0.0, beta2=0.99)
 
 
-def _on_gpu(run: Callable[[], None], seconds: float, device: torch.device) -> dict[str, Any]:
-    torch.cuda.reset_peak_memory_stats()
+def _on_gpu(runs: dict[str, Callable[[], None]], results: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """Peak memory, and arithmetic over that of the largest product, of each run; the first is not compiled."""
     with FlopCounterMode(display=False) as counter:
-        run()
-    peak_gb = torch.cuda.max_memory_allocated() / 1e9
+        next(iter(runs.values()))()
     size = 8192
     a, b = (torch.rand(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
     times = []
@@ -159,13 +164,15 @@ def _on_gpu(run: Callable[[], None], seconds: float, device: torch.device) -> di
         torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
     best = 2 * size**3 / min(times) / 1e12
-    reached = counter.get_total_flops() / seconds / 1e12
-    return {
-        "peak_memory_gb": round(peak_gb, 2),
-        "tflops": round(reached, 1),
-        "matmul_tflops": round(best, 1),
-        "share_of_peak": round(reached / best, 3),
-    }
+    found: dict[str, Any] = {"matmul_tflops": round(best, 1)}
+    for name, run in runs.items():
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        reached = counter.get_total_flops() / results[f"{name}_seconds_per_step"] / 1e12
+        found[f"{name}_peak_memory_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
+        found[f"{name}_tflops"] = round(reached, 1)
+        found[f"{name}_share_of_peak"] = round(reached / best, 3)
+    return found
 
 
 def _make_shards(folder: Path, media: Path | None) -> Path:

@@ -1,0 +1,127 @@
+"""The worker's loop without Ray: what it writes, when it keeps checkpoints, what ends it."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from sttn_ray.model.generator import GeneratorConfig
+from sttn_ray.training.data import Batch
+from sttn_ray.training.loop import LoopSettings, train_to_end
+from sttn_ray.training.metrics import read_metrics
+from sttn_ray.training.starts import MAX_STARTS, count_start, forget_starts, note_fault
+from sttn_ray.training.state import TrainState, create_networks, create_state
+from sttn_ray.training.step import StepSettings
+
+TINY = GeneratorConfig(channels=16, num_blocks=1, width=96, height=48, mask_keys=True)
+SETTINGS = LoopSettings(
+    step=StepSettings(
+        learning_rate=1e-3,
+        decay_at=(),
+        hole_weight=1.0,
+        valid_weight=1.0,
+        adversarial_weight=0.01,
+        adversarial_loss="hinge",
+    ),
+    num_steps=7,
+    batch_size=2,
+    log_interval=2,
+    checkpoint_interval=100,
+    validation_interval=100,
+)
+
+
+def make_batches() -> Iterator[Batch]:
+    rng = torch.Generator().manual_seed(0)
+    number = 0
+    while True:
+        frames = torch.randint(0, 255, (2, 3, 3, 48, 96), generator=rng, dtype=torch.uint8)
+        masks = torch.zeros(2, 3, 1, 48, 96, dtype=torch.uint8)
+        masks[..., 8:24, 10:40] = 1
+        number += 1
+        yield Batch([f"a{number}", f"b{number}"], frames, masks)
+
+
+def run_loop(
+    run_dir: Path,
+    settings: LoopSettings,
+    has_notice: Callable[[], bool] = lambda: False,
+    *,
+    is_compiled: bool = False,
+) -> tuple[list[int], str | None]:
+    """The steps at which a checkpoint was kept, and what ended the loop."""
+    kept: list[int] = []
+
+    def keep(state: TrainState, metrics: dict[str, float]) -> None:
+        assert metrics["step"] == state.step
+        kept.append(state.step)
+
+    generator, discriminator = create_networks(TINY, seed=0, initialization="fast")
+    if is_compiled:
+        generator.compile()
+    state = create_state(generator, discriminator, beta1=0.0, beta2=0.99, keeps_average=True)
+    fault = train_to_end(
+        state,
+        make_batches(),
+        settings,
+        rank=0,
+        num_workers=1,
+        run_dir=run_dir,
+        examples=[],
+        keep=keep,
+        has_notice=has_notice,
+    )
+    return kept, fault
+
+
+def test_checkpoints_come_at_their_interval_and_at_the_end(tmp_path: Path) -> None:
+    assert run_loop(tmp_path, replace(SETTINGS, checkpoint_interval=3)) == ([3, 6, 7], None)
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [2, 3, 4, 6, 7]
+    assert lines[1]["clip_ids"] == ["a3", "b3"]
+
+
+def test_a_notice_brings_a_checkpoint_with_the_next_line(tmp_path: Path) -> None:
+    notices = iter([False, True, False, False])
+    assert run_loop(tmp_path, SETTINGS, lambda: next(notices)) == ([4, 7], None)
+
+
+def test_a_gradient_that_is_no_number_ends_the_loop_and_names_step_and_clips(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, step=replace(SETTINGS.step, learning_rate=1e30))
+    kept, fault = run_loop(tmp_path, settings)
+    assert kept == []
+    assert fault is not None
+    assert "the gradient of step 1 is not finite; its clips: a1, b1" in fault
+
+
+def test_starts_from_one_place_are_limited(tmp_path: Path) -> None:
+    forget_starts(tmp_path)
+    assert [count_start(tmp_path, None, 2) for _ in range(MAX_STARTS)] == [None] * MAX_STARTS
+    note_fault(tmp_path, "the disk is gone")
+    told = count_start(tmp_path, None, 2)
+    assert told == "the workers died 4 times after the beginning, before another checkpoint; the last: the disk is gone"
+    # From a checkpoint, or with other workers, they begin to count anew.
+    assert count_start(tmp_path, "bucket/run/step-00000004", 2) is None
+    assert count_start(tmp_path, "bucket/run/step-00000004", 1) is None
+    for _ in range(MAX_STARTS - 1):
+        assert count_start(tmp_path, "bucket/run/step-00000004", 1) is None
+    assert "after step-00000004" in (count_start(tmp_path, "bucket/run/step-00000004", 1) or "")
+    forget_starts(tmp_path)
+    assert count_start(tmp_path, "bucket/run/step-00000004", 1) is None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch compiles with a C++ compiler")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own modules
+def test_a_compiled_generator_learns_the_same(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, num_steps=3, log_interval=1)
+    for name in ("plain", "compiled"):
+        (tmp_path / name).mkdir()
+        assert run_loop(tmp_path / name, settings, is_compiled=name == "compiled") == ([3], None)
+    plain, compiled = (
+        [line["hole"] for line in read_metrics(tmp_path / name / "metrics.jsonl")] for name in ("plain", "compiled")
+    )
+    assert compiled == pytest.approx(plain, rel=1e-3)
