@@ -5,7 +5,7 @@ Credentials come from where botocore looks for them (environment, profile, insta
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
@@ -250,3 +250,20 @@ def read_files(folder: StoragePath, names: Iterable[str], max_bytes: int) -> Ite
             found = dict(zip(paths, data, strict=True))
             for name in part:
                 yield name, found.get(name)
+
+
+def remove_file(path: StoragePath) -> None:
+    """Delete a file, and the folder that it leaves empty; one that is not there is no fault.
+
+    Raises:
+        StorageError: it cannot be deleted.
+    """
+    try:
+        path.unlink(missing_ok=True)
+        if isinstance(path, Path):
+            with suppress(OSError):  # others lie there too
+                path.parent.rmdir()
+    except FileNotFoundError:
+        pass
+    except READ_ERRORS as error:
+        raise StorageError(f"{path}: cannot be deleted ({reason(error)})") from error

@@ -16,13 +16,11 @@ Exit status: 0 trained, 1 the training failed, 2 the request is wrong.
 import json
 import logging
 import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,21 +29,21 @@ import ray
 import ray.train
 import ray.train.torch
 import torch
-from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 import sttn_ray
 from sttn_ray import cluster
-from sttn_ray.config import Experiment, to_yaml
+from sttn_ray.config import Experiment, TrainSection, to_yaml
 from sttn_ray.errors import ConfigError, ShardError, StorageError, SttnError
 from sttn_ray.model.generator import PRESETS, GeneratorConfig
 from sttn_ray.model.precision import Precision, fastest_precision
 from sttn_ray.model.weights import load_generator, read_checkpoint, save_generator
-from sttn_ray.paths import StoragePath, as_path, is_file, is_remote, reading, use_endpoint
+from sttn_ray.paths import StoragePath, as_path, is_file, is_remote, use_endpoint
 from sttn_ray.program import exit_with_faults, parse_folder, run_program
 from sttn_ray.samples import worker_batches
 from sttn_ray.shards.cache import RowCache
 from sttn_ray.shards.read import INDEX_FILE, ShardIndex, read_index
 from sttn_ray.storage import claim, file_sha256, published, read_record, write_record
+from sttn_ray.training.checkpoints import CheckpointWriter, find_checkpoints, state_file
 from sttn_ray.training.data import ClipDataset, make_loader
 from sttn_ray.training.loop import LoopSettings, train_to_end
 from sttn_ray.training.starts import count_start, forget_starts, note_fault
@@ -55,7 +53,6 @@ from sttn_ray.training.state import (
     create_state,
     for_precision,
     load_state,
-    save_state,
     start_from,
 )
 from sttn_ray.training.step import StepSettings
@@ -66,7 +63,6 @@ from sttn_ray.training.workers import told_by_first
 log = logging.getLogger(__name__)
 
 SECTIONS = ("run", "storage", "shards", "masks", "model", "train")
-CHECKPOINTS, STATE_FILE = "checkpoints", "state.pt"
 GENERATOR_FILE = "generator.pt"
 # Worker groups that could not start within a minute, before the training is given up. One that may shrink tries first
 # with as many workers as before.
@@ -140,58 +136,55 @@ def run(experiment: Experiment) -> int:
         precision,
         options.num_steps,
     )
-    trainer = ray.train.torch.TorchTrainer(
-        train_worker,  # type: ignore[arg-type]  # what it returns is `return_value`; these types are of Train v1
-        train_loop_config={
-            "experiment": _with_absolute_paths(experiment).model_dump(mode="json"),
-            "has_validation": _has_validation(options.validation_clips, shards_dir),
-            "run_dir": str(run_dir),
-            "shards_dir": shards_dir,
-            "device": device,
-            "precision": precision,
-        },
-        torch_config=ray.train.torch.TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
-        # Logical CPUs: nothing else of Ray's runs beside the workers, whose data come from torch's own loader.
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=(options.min_workers, options.num_workers) if options.min_workers else options.num_workers,  # type: ignore[arg-type]
-            use_gpu=device == "cuda",
-            resources_per_worker={"CPU": options.worker_cpus, **({"GPU": 1} if device == "cuda" else {})},
-        ),
-        run_config=ray.train.RunConfig(
-            name=CHECKPOINTS,
-            **_storage(run_dir),
-            failure_config=ray.train.FailureConfig(
-                max_failures=-1,  # `count_start` sets the limit
-                # Without one Ray starts a worker group that cannot start again and again, for ever.
-                controller_failure_limit=MAX_FAILED_ELASTIC_STARTS if options.min_workers else MAX_FAILED_STARTS,  # type: ignore[call-arg]  # its types are of Train v1
-            ),
-            # Ray says of each worker what it does; what a person wants to know is the line of metrics.
-            logging_config=ray.train.LoggingConfig(log_level="WARNING"),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=options.num_checkpoints),
-        ),
-    )
+    job = {
+        "experiment": _with_absolute_paths(experiment).model_dump(mode="json"),
+        "has_validation": _has_validation(options.validation_clips, shards_dir),
+        "run_dir": str(run_dir),
+        "shards_dir": shards_dir,
+        "device": device,
+        "precision": precision,
+    }
     try:
-        result = trainer.fit()
+        fault = _fit(job, options, device)
     except ray.train.TrainingFailedError as error:
-        log.error("training failed: %s", _cause(error))
-        log.error("the same command goes on from the last checkpoint in %s", run_dir / "checkpoints")
-        return 1
-    fault = result.return_value  # type: ignore[attr-defined]
-    if fault is not None:  # None also where all steps were done before
+        fault = f"{_cause(error)}; the same command goes on from the last checkpoint"
+    if fault is not None:
         log.error("training stopped: %s", fault)
         return 1
-    # Also where all steps were done before, by a driver that was killed: Ray keeps note of the last checkpoint.
-    assert result.checkpoint is not None
-    with (
-        reading(run_dir / CHECKPOINTS),
-        result.checkpoint.as_directory() as folder,
-        published(run_dir / GENERATOR_FILE) as temporary,
-    ):
-        step = read_checkpoint(Path(folder) / STATE_FILE)["step"]
-        save_generator(temporary, load_generator(Path(folder) / STATE_FILE))
+    with state_file(run_dir, find_checkpoints(run_dir)[-1]) as path, published(run_dir / GENERATOR_FILE) as temporary:
+        step = read_checkpoint(path)["step"]
+        save_generator(temporary, load_generator(path))
     write_record(run_dir / "done.json", {"step": step})
     log.info("trained to step %d; the generator: %s", step, run_dir / GENERATOR_FILE)
     return 0
+
+
+def _fit(job: dict[str, Any], options: TrainSection, device: str) -> str | None:
+    """Run the workers until all steps are done; returns what else made them stop."""
+    with tempfile.TemporaryDirectory(prefix="sttn-ray-", ignore_cleanup_errors=True) as folder:
+        trainer = ray.train.torch.TorchTrainer(
+            train_worker,  # type: ignore[arg-type]  # what it returns is `return_value`; these types are of Train v1
+            train_loop_config=job,
+            torch_config=ray.train.torch.TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
+            # Logical CPUs: nothing else of Ray's runs beside the workers, whose data come from torch's own loader.
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=(options.min_workers, options.num_workers) if options.min_workers else options.num_workers,  # type: ignore[arg-type]
+                use_gpu=device == "cuda",
+                resources_per_worker={"CPU": options.worker_cpus, **({"GPU": 1} if device == "cuda" else {})},
+            ),
+            run_config=ray.train.RunConfig(
+                storage_path=folder,  # nothing of ours goes there
+                failure_config=ray.train.FailureConfig(
+                    max_failures=-1,  # `count_start` sets the limit
+                    # Without one Ray starts a worker group that cannot start again and again, for ever.
+                    controller_failure_limit=MAX_FAILED_ELASTIC_STARTS if options.min_workers else MAX_FAILED_STARTS,  # type: ignore[call-arg]  # its types are of Train v1
+                ),
+                # Ray says of each worker what it does; what a person wants to know is the line of metrics.
+                logging_config=ray.train.LoggingConfig(log_level="WARNING"),
+            ),
+        )
+        fault: str | None = trainer.fit().return_value  # type: ignore[attr-defined]
+        return fault
 
 
 def _with_absolute_paths(experiment: Experiment) -> Experiment:
@@ -245,11 +238,17 @@ def _work(job: dict[str, Any], run_dir: StoragePath) -> str | None:
     cv2.setNumThreads(1)
     device = torch.device("mps") if job["device"] == "mps" else ray.train.torch.get_device()
 
-    checkpoint = ray.train.get_checkpoint()
-    fault = count_start(run_dir, checkpoint and checkpoint.path, num_workers) if rank == 0 else None
+    found = find_checkpoints(run_dir) if rank == 0 else []
+    checkpoint = told_by_first(found[-1] if found else None, num_workers)
+    fault = count_start(run_dir, checkpoint, num_workers) if rank == 0 else None
     if (fault := told_by_first(fault, num_workers)) is not None:
         return fault
-    state = _start(experiment, device, num_workers, job["precision"], checkpoint)
+    state = _create_state(experiment, device, num_workers, job["precision"], is_new=checkpoint is None)
+    if checkpoint is not None:
+        with state_file(run_dir, checkpoint) as path:
+            load_state(path, state)
+        if rank == 0:
+            log.info("going on from step %d", state.step)
     index = read_index(job["shards_dir"], "train")
     cache = RowCache(storage.cache_dir, int(storage.cache_gb * 1e9)) if storage.cache_dir else None
     dataset = ClipDataset(
@@ -284,6 +283,7 @@ def _work(job: dict[str, Any], run_dir: StoragePath) -> str | None:
         checkpoint_interval=options.checkpoint_interval,
         validation_interval=options.validation_interval,
     )
+    checkpoints = CheckpointWriter(run_dir, num_kept=options.num_checkpoints) if rank == 0 else None
     return train_to_end(
         state,
         iter(make_loader(dataset, batches, num_processes=options.loader_processes)),
@@ -292,7 +292,7 @@ def _work(job: dict[str, Any], run_dir: StoragePath) -> str | None:
         num_workers=num_workers,
         run_dir=run_dir,
         examples=_read_examples(experiment, job["shards_dir"], cache) if job["has_validation"] else [],
-        keep=partial(_report, run_dir=run_dir, rank=rank),
+        checkpoints=checkpoints,
         has_notice=_make_notice(),
     )
 
@@ -317,21 +317,18 @@ def _read_examples(experiment: Experiment, shards_dir: str, cache: RowCache | No
     return read_examples(shards_dir, index, num_clips=num_clips, seed=experiment.run.seed, cache=cache)
 
 
-def _start(
-    experiment: Experiment,
-    device: torch.device,
-    num_workers: int,
-    precision: Precision,
-    checkpoint: ray.train.Checkpoint | None,
+def _create_state(
+    experiment: Experiment, device: torch.device, num_workers: int, precision: Precision, *, is_new: bool
 ) -> TrainState:
-    """The state of the last checkpoint, or the first one; on the device, wrapped for several workers."""
+    """The state before the first step, on the device, wrapped for several workers."""
+    options = experiment.train
     generator, discriminator = create_networks(
         _generator_config(experiment), seed=experiment.run.seed, initialization=experiment.model.initialization
     )
-    if experiment.train.start_from is not None and checkpoint is None:
-        start_from(experiment.train.start_from, generator, discriminator)
+    if options.start_from is not None and is_new:
+        start_from(options.start_from, generator, discriminator)
     for_precision(precision, generator, discriminator)
-    if experiment.train.compile:
+    if options.compile:
         generator.compile()
     wrapped = (
         ray.train.torch.prepare_model(
@@ -339,55 +336,12 @@ def _start(
         )
         for network in (generator, discriminator)
     )
-    options = experiment.train
-    state = create_state(*wrapped, beta1=options.beta1, beta2=options.beta2, keeps_average=options.ema_decay > 0)
-    if checkpoint is not None:
-        with checkpoint.as_directory() as folder:
-            load_state(Path(folder) / STATE_FILE, state)
-        if ray.train.get_context().get_world_rank() == 0:
-            log.info("going on from step %d", state.step)
-    return state
-
-
-def _report(state: TrainState, metrics: dict[str, float], *, run_dir: StoragePath, rank: int) -> None:
-    """Give Ray a checkpoint, which is brought to run.dir while training goes on; all workers come here."""
-    name, mode = f"step-{state.step:08d}", ray.train.CheckpointUploadMode.ASYNC
-    if rank:
-        ray.train.report(metrics, checkpoint=None, checkpoint_dir_name=name, checkpoint_upload_mode=mode)
-        return
-    storage = ray.train.get_context().get_storage()
-
-    def bring(checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
-        try:
-            with published(run_dir / CHECKPOINTS / name / STATE_FILE) as temporary:
-                shutil.copyfile(Path(checkpoint.path) / STATE_FILE, temporary)
-        except BaseException:
-            shutil.rmtree(checkpoint.path, ignore_errors=True)  # Ray deletes it where it was brought
-            raise
-        return ray.train.Checkpoint(f"{storage.experiment_fs_path}/{name}", filesystem=storage.storage_filesystem)
-
-    folder = Path(tempfile.mkdtemp(prefix="sttn-ray-"))
-    save_state(folder / STATE_FILE, state)
-    ray.train.report(
-        metrics,
-        checkpoint=ray.train.Checkpoint.from_directory(folder),
-        checkpoint_dir_name=name,
-        checkpoint_upload_mode=mode,
-        checkpoint_upload_fn=bring,
-        delete_local_checkpoint_after_upload=True,
-    )
+    return create_state(*wrapped, beta1=options.beta1, beta2=options.beta2, keeps_average=options.ema_decay > 0)
 
 
 def _absolute(path: str) -> StoragePath:
     where = as_path(path)
     return where.absolute() if isinstance(where, Path) else where
-
-
-def _storage(run_dir: StoragePath) -> dict[str, Any]:
-    """Where Ray keeps its own note of the checkpoints: beside them, by the same way."""
-    if isinstance(run_dir, Path):
-        return {"storage_path": str(run_dir)}
-    return {"storage_path": run_dir.path, "storage_filesystem": PyFileSystem(FSSpecHandler(run_dir.fs))}
 
 
 def crop_size(experiment: Experiment, index: ShardIndex) -> tuple[int, int]:

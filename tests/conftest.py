@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.store import make_bucket, moto_server
+from tests.training import make_shards
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -44,3 +45,9 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def training_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards that a test of a training reads."""
+    return make_shards(tmp_path_factory.mktemp("corpus"), tmp_path_factory.mktemp("shards"))

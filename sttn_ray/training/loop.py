@@ -11,6 +11,7 @@ from sttn_ray.model.generator import Generator
 from sttn_ray.model.weights import save_generator
 from sttn_ray.paths import StoragePath
 from sttn_ray.storage import published, read_record, write_record
+from sttn_ray.training.checkpoints import CheckpointWriter
 from sttn_ray.training.data import Batch
 from sttn_ray.training.metrics import Writer
 from sttn_ray.training.state import TrainState, unwrapped
@@ -49,7 +50,7 @@ def train_to_end(
     num_workers: int,
     run_dir: StoragePath,
     examples: Sequence[Example],
-    keep: Callable[[TrainState, dict[str, float]], None],
+    checkpoints: CheckpointWriter | None,
     has_notice: Callable[[], bool],
 ) -> str | None:
     """Train a state with batches until all steps are done.
@@ -62,7 +63,7 @@ def train_to_end(
         num_workers: that train together. Each takes every way here as the others do: they wait for each other.
         run_dir: where metrics and the best validation's generator go.
         examples: to validate on; may be empty.
-        keep: writes a checkpoint, with the metrics at it; all workers call it.
+        checkpoints: where the first worker writes them.
         has_notice: whether this worker's machine, or another's, will be taken away, told once; a checkpoint follows.
 
     Returns:
@@ -110,13 +111,14 @@ def train_to_end(
         if writer is not None:
             line = {"step": state.step, **metrics, "learning_rate": _rate(state)}
             writer.write({**line, **speed, "clip_ids": clip_ids}, num_steps=settings.num_steps)
-        if is_checkpoint:
-            if writer is not None:
-                writer.upload()
-            keep(state, {"step": state.step, **metrics})
+        if is_checkpoint and writer is not None and checkpoints is not None:
+            writer.upload()
+            checkpoints.write(state)
         sums, recent, start_s, wait_s = {}, [], time.monotonic(), 0.0
     if writer is not None:
         writer.close()
+    if checkpoints is not None:
+        checkpoints.wait()
     return fault
 
 

@@ -30,7 +30,10 @@ def count_start(run_dir: StoragePath, checkpoint: str | None, num_workers: int) 
     if starts <= MAX_STARTS:
         return None
     fault = (read_record(run_dir / FAULT_RECORD) or {}).get("fault", "see Ray's logs")
-    return f"the workers died {MAX_STARTS} times after {place}, before another checkpoint; the last: {fault}"
+    return (
+        f"the workers died {MAX_STARTS} times after {place}, before another checkpoint; the last: {fault}; "
+        "the same command goes on from there"
+    )
 
 
 def note_fault(run_dir: StoragePath, fault: str) -> None:

@@ -1,8 +1,9 @@
 """What a run's folder says of it, for a person."""
 
 from sttn_ray.errors import StorageError
-from sttn_ray.paths import StoragePath, walk
+from sttn_ray.paths import StoragePath
 from sttn_ray.storage import read_record
+from sttn_ray.training.checkpoints import find_checkpoints
 from sttn_ray.training.metrics import read_metrics
 
 _TREND_LINES = 5  # of the metrics, spread over the run
@@ -19,7 +20,7 @@ def summarize(run_dir: StoragePath) -> str:
         raise StorageError(f"{run_dir}: holds no training: no run.json in it")
     done = read_record(run_dir / "done.json")
     lines = read_metrics(run_dir / "metrics.jsonl")
-    checkpoints = sorted({where.rpartition("/")[2] for where in _folders(run_dir / "checkpoints")})
+    checkpoints = find_checkpoints(run_dir)
     state = f"done at step {done['step']}" if done else "not finished; the same command goes on"
     told = [f"{run_dir}: {state}", f"network {settings.get('model.preset')}, {len(lines)} lines of metrics"]
     if not lines:
@@ -44,10 +45,3 @@ def summarize(run_dir: StoragePath) -> str:
         told.append(f"best validation, step {best['step']}: hole {best['hole_psnr']:.2f} dB: {run_dir / 'best.pt'}")
     told.append(f"checkpoints: {', '.join(checkpoints) or 'none'}")
     return "\n".join([*told, ""])
-
-
-def _folders(folder: StoragePath) -> list[str]:
-    try:
-        return [where for where, name in walk(str(folder)) if name == "state.pt"]
-    except FileNotFoundError:
-        return []

@@ -5,64 +5,29 @@ import random
 import subprocess
 import sys
 import time
-from fractions import Fraction
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from ray.cluster_utils import Cluster
 
-from sttn_ray.corpus import Entry, index_source
-from sttn_ray.shards.plan import Range
-from sttn_ray.shards.tables import INDEX_SCHEMA
-from sttn_ray.shards.write import ShardSettings, write_clips
-from sttn_ray.training.metrics import read_metrics
-from tests.media import make_video
 from tests.processes import ROOT, kill_ray_process
+from tests.training import final_state, seen, steps_done, words
 
 NUM_STEPS = 60
-SETTINGS = ShardSettings(
-    width=240, height=144, fit="crop", codec="jpeg", quality=95, clip_frames=12, min_clip_frames=5, clips_per_shard=8
-)
 KILLS = ["driver"] * 3 + ["worker"] * 4 + ["node"] * 3
 
 
-def make_shards(root: Path, folder: Path) -> Path:
-    sources = {}
-    for seed in range(3):
-        make_video(root / f"{seed}.mp4", num_frames=12, width=240, height=144, seed=seed)
-        source = index_source(str(root), Entry(f"{seed}.mp4", "video"), frames_fps=Fraction(24))
-        sources[source.sha256] = source
-    ranges = [Range(sha256, 0, 12) for sha256 in sources]
-    rows, _ = write_clips(str(root), folder / "clips/0.parquet", ranges, sources, SETTINGS)
-    pq.write_table(pa.Table.from_pylist(rows, INDEX_SCHEMA), folder / "index.parquet")
-    return folder
-
-
 def command(shards: Path, run_dir: Path) -> list[str]:
-    words = [f"shards.dir={shards}", f"run.dir={run_dir}", "model.preset=small", "model.initialization=fast"]
-    words += [f"train.num_steps={NUM_STEPS}", "train.batch_size=2", "train.num_workers=2", "train.worker_cpus=1"]
-    words += ["train.learning_rate=1e-3", "train.log_interval=1", "train.checkpoint_interval=3"]
-    return [sys.executable, "-m", "sttn_ray.train", *words]
-
-
-def steps_done(run_dir: Path) -> int:
-    return max((line["step"] for line in read_metrics(run_dir / "metrics.jsonl")), default=0)
-
-
-def final_weights(run_dir: Path) -> dict[str, torch.Tensor]:
-    path = run_dir / f"checkpoints/step-{NUM_STEPS:08d}/state.pt"
-    state = torch.load(path, weights_only=True)
-    return {f"{part}.{name}": value for part in ("generator", "discriminator") for name, value in state[part].items()}
+    more = f"train.num_steps={NUM_STEPS}", "train.checkpoint_interval=3", "train.validation_clips=0"
+    return [sys.executable, "-m", "sttn_ray.train", *words(shards, run_dir, 2, *more)]
 
 
 @pytest.mark.slow
-def test_ten_kills_change_no_bit(tmp_path: Path) -> None:
-    shards = make_shards(tmp_path / "corpus", tmp_path / "shards")
+def test_ten_kills_change_no_bit(training_shards: Path, tmp_path: Path) -> None:
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
-    assert subprocess.run(command(shards, undisturbed), cwd=ROOT, capture_output=True, check=False).returncode == 0
+    alone = subprocess.run(command(training_shards, undisturbed), cwd=ROOT, capture_output=True, check=False)
+    assert alone.returncode == 0
 
     rng = random.Random(7)
     kills = KILLS.copy()
@@ -76,7 +41,7 @@ def test_ten_kills_change_no_bit(tmp_path: Path) -> None:
         num_starts += 1
         with open(tmp_path / f"said-{num_starts}.log", "wb") as said:
             return subprocess.Popen(
-                command(shards, disturbed), cwd=ROOT, env=environment, stdout=said, stderr=subprocess.STDOUT
+                command(training_shards, disturbed), cwd=ROOT, env=environment, stdout=said, stderr=subprocess.STDOUT
             )
 
     try:
@@ -105,10 +70,6 @@ def test_ten_kills_change_no_bit(tmp_path: Path) -> None:
             run = start()
     finally:
         cluster.shutdown()
-    whole, parts = final_weights(undisturbed), final_weights(disturbed)
+    whole, parts = final_state(undisturbed, NUM_STEPS), final_state(disturbed, NUM_STEPS)
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
-    lines = [
-        [(line["step"], line["clip_ids"]) for line in read_metrics(d / "metrics.jsonl")]
-        for d in (undisturbed, disturbed)
-    ]
-    assert lines[0] == lines[1]
+    assert seen(undisturbed) == seen(disturbed)

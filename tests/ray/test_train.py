@@ -3,137 +3,29 @@
 import os
 import subprocess
 import sys
-from fractions import Fraction
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from ray.cluster_utils import Cluster
 
 from sttn_ray import train as program
 from sttn_ray.config import load_experiment
-from sttn_ray.corpus import Entry, index_source
 from sttn_ray.errors import ConfigError, ShardError
 from sttn_ray.model.weights import load_generator
-from sttn_ray.shards.plan import Range
-from sttn_ray.shards.tables import INDEX_SCHEMA
-from sttn_ray.shards.write import ShardSettings, write_clips
 from sttn_ray.training.metrics import read_metrics
-from tests.media import make_video
 from tests.processes import ROOT, kill_ray_process, start, wait_until
 from tests.store import client, upload
-
-NUM_STEPS = 9
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shards of three clips to train on and one to validate on, at the size of the small preset."""
-    root = tmp_path_factory.mktemp("corpus")
-    sources = {}
-    for seed in range(4):
-        make_video(root / f"{seed}.mp4", num_frames=12, width=240, height=144, seed=seed)
-        source = index_source(str(root), Entry(f"{seed}.mp4", "video"), frames_fps=Fraction(24))
-        sources[source.sha256] = source
-    folder = tmp_path_factory.mktemp("shards")
-    settings = ShardSettings(
-        width=240,
-        height=144,
-        fit="crop",
-        codec="jpeg",
-        quality=95,
-        clip_frames=12,
-        min_clip_frames=5,
-        clips_per_shard=8,
-    )
-    ranges = [Range(sha256, 0, 12, "train" if n else "validation") for n, sha256 in enumerate(sources)]
-    rows, faults = write_clips(str(root), folder / "clips/shard-00000.parquet", ranges, sources, settings)
-    assert not faults
-    pq.write_table(pa.Table.from_pylist(rows, INDEX_SCHEMA), folder / "index.parquet")
-    return folder
-
-
-def words(shards: Path, run_dir: Path, num_workers: int, *more: str) -> list[str]:
-    return [
-        f"shards.dir={shards}",
-        f"run.dir={run_dir}",
-        "model.preset=small",
-        "model.initialization=fast",
-        f"train.num_steps={NUM_STEPS}",
-        "train.batch_size=2",
-        f"train.num_workers={num_workers}",
-        "train.worker_cpus=1",
-        "train.learning_rate=1e-3",
-        "train.log_interval=1",
-        "train.checkpoint_interval=2",
-        *more,
-    ]
-
-
-def steps_done(run_dir: Path) -> int:
-    return max((line["step"] for line in read_metrics(run_dir / "metrics.jsonl")), default=0)
-
-
-def has_checkpoint(run_dir: Path) -> bool:
-    """Whether Ray has taken note of a checkpoint, from which a run goes on."""
-    snapshot = run_dir / "checkpoints/checkpoint_manager_snapshot.json"
-    return snapshot.is_file() and "step-" in snapshot.read_text()
-
-
-def final_state(run_dir: Path) -> dict[str, torch.Tensor]:
-    """All tensors of the last checkpoint, by their path."""
-    state = torch.load(run_dir / f"checkpoints/step-{NUM_STEPS:08d}/state.pt", weights_only=True)
-    tensors: dict[str, torch.Tensor] = {}
-
-    def collect(value: object, name: str) -> None:
-        if isinstance(value, torch.Tensor):
-            tensors[name] = value
-        elif isinstance(value, dict):
-            for key, part in value.items():
-                collect(part, f"{name}/{key}")
-
-    collect(state, "")
-    return tensors
-
-
-def seen(run_dir: Path) -> list[tuple[int, tuple[str, ...]]]:
-    return [(line["step"], tuple(line["clip_ids"])) for line in read_metrics(run_dir / "metrics.jsonl")]
-
-
-def losses(run_dir: Path) -> list[list[float]]:
-    names = ("step", "hole", "valid", "adversarial", "discriminator")
-    return [[line[name] for name in names] for line in read_metrics(run_dir / "metrics.jsonl")]
-
-
-def train(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "sttn_ray.train", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-    )
-
-
-def kill_after(shards: Path, run_dir: Path, num_workers: int, *, steps: int) -> None:
-    """Train, and SIGKILL the driver once there are a checkpoint and so many steps."""
-    killed = start("sttn_ray.train", *words(shards, run_dir, num_workers))
-    wait_until(lambda: has_checkpoint(run_dir) and steps_done(run_dir) >= steps, f"{steps} steps", seconds=180)
-    killed.kill()
-    killed.wait(30)
-    assert steps_done(run_dir) < NUM_STEPS, "the run ended before it was killed"
+from tests.training import NUM_STEPS, final_state, has_checkpoint, kill_after, losses, seen, steps_done, train, words
 
 
 @pytest.mark.parametrize("num_workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_killed_driver_and_the_same_command_give_the_same_bits(
-    shards: Path, tmp_path: Path, num_workers: int
+    training_shards: Path, tmp_path: Path, num_workers: int
 ) -> None:
-    assert train(*words(shards, tmp_path / "undisturbed", num_workers)).returncode == 0
-    kill_after(shards, tmp_path / "disturbed", num_workers, steps=3)
-    resumed = train(*words(shards, tmp_path / "disturbed", num_workers))
+    assert train(*words(training_shards, tmp_path / "undisturbed", num_workers)).returncode == 0
+    kill_after(training_shards, tmp_path / "disturbed", num_workers, steps=3)
+    resumed = train(*words(training_shards, tmp_path / "disturbed", num_workers))
     assert resumed.returncode == 0, resumed.stderr[-2000:]
     assert "going on from step" in resumed.stdout + resumed.stderr
 
@@ -154,7 +46,7 @@ def test_a_killed_driver_and_the_same_command_give_the_same_bits(
 
     # Once more: there is nothing to do. Other settings are refused there.
     before = (tmp_path / "disturbed/metrics.jsonl").read_text()
-    again = words(shards, tmp_path / "disturbed", num_workers)
+    again = words(training_shards, tmp_path / "disturbed", num_workers)
     assert program.run(load_experiment(again)) == 0
     assert (tmp_path / "disturbed/metrics.jsonl").read_text() == before
     with pytest.raises(ConfigError, match=r"train.learning_rate was 0.001, now 0.0001"):
@@ -162,36 +54,36 @@ def test_a_killed_driver_and_the_same_command_give_the_same_bits(
 
 
 @pytest.mark.slow
-def test_another_number_of_workers_sees_the_same_samples(shards: Path, tmp_path: Path) -> None:
-    assert train(*words(shards, tmp_path / "two", 2)).returncode == 0
-    kill_after(shards, tmp_path / "changed", 2, steps=3)
-    assert train(*words(shards, tmp_path / "changed", 1)).returncode == 0
+def test_another_number_of_workers_sees_the_same_samples(training_shards: Path, tmp_path: Path) -> None:
+    assert train(*words(training_shards, tmp_path / "two", 2)).returncode == 0
+    kill_after(training_shards, tmp_path / "changed", 2, steps=3)
+    assert train(*words(training_shards, tmp_path / "changed", 1)).returncode == 0
     assert seen(tmp_path / "two") == seen(tmp_path / "changed")
     for a, b in zip(losses(tmp_path / "two"), losses(tmp_path / "changed"), strict=True):
         assert a == pytest.approx(b, rel=0.02, abs=1e-3)
 
 
 @pytest.mark.slow
-def test_a_driver_killed_before_it_said_that_all_is_done(shards: Path, tmp_path: Path) -> None:
+def test_a_driver_killed_before_it_said_that_all_is_done(training_shards: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    assert train(*words(shards, run_dir, 1, "train.num_checkpoints=1")).returncode == 0
+    assert train(*words(training_shards, run_dir, 1, "train.num_checkpoints=1")).returncode == 0
     whole = final_state(run_dir)
     for _ in range(2):
         (run_dir / "done.json").unlink()
         (run_dir / "generator.pt").unlink()
-        assert train(*words(shards, run_dir, 1, "train.num_checkpoints=1")).returncode == 0
+        assert train(*words(training_shards, run_dir, 1, "train.num_checkpoints=1")).returncode == 0
         assert (run_dir / "generator.pt").is_file()
         again = final_state(run_dir)
         assert all(torch.equal(whole[name], again[name]) for name in whole)
-    longer = train(*words(shards, run_dir, 1, "train.num_checkpoints=1", f"train.num_steps={NUM_STEPS + 2}"))
+    longer = train(*words(training_shards, run_dir, 1, "train.num_checkpoints=1", f"train.num_steps={NUM_STEPS + 2}"))
     assert longer.returncode == 0, longer.stderr[-2000:]
     assert steps_done(run_dir) == NUM_STEPS + 2
 
 
 @pytest.mark.slow
-def test_a_killed_worker_is_replaced(shards: Path, tmp_path: Path) -> None:
-    assert train(*words(shards, tmp_path / "undisturbed", 2)).returncode == 0
-    run = start("sttn_ray.train", *words(shards, tmp_path / "disturbed", 2))
+def test_a_killed_worker_is_replaced(training_shards: Path, tmp_path: Path) -> None:
+    assert train(*words(training_shards, tmp_path / "undisturbed", 2)).returncode == 0
+    run = start("sttn_ray.train", *words(training_shards, tmp_path / "disturbed", 2))
     wait_until(
         lambda: has_checkpoint(tmp_path / "disturbed") and steps_done(tmp_path / "disturbed") >= 3,
         "three steps",
@@ -203,8 +95,8 @@ def test_a_killed_worker_is_replaced(shards: Path, tmp_path: Path) -> None:
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
-def test_a_gradient_that_is_no_number_ends_the_run_at_once(shards: Path, tmp_path: Path) -> None:
-    done = train(*words(shards, tmp_path / "run", 2, "train.learning_rate=1e30"))
+def test_a_gradient_that_is_no_number_ends_the_run_at_once(training_shards: Path, tmp_path: Path) -> None:
+    done = train(*words(training_shards, tmp_path / "run", 2, "train.learning_rate=1e30"))
     assert done.returncode == 1, done.stderr[-2000:]
     assert "training stopped: the gradient of step " in done.stderr
     assert "no weight was changed by it" in done.stderr
@@ -214,21 +106,16 @@ def test_a_gradient_that_is_no_number_ends_the_run_at_once(shards: Path, tmp_pat
 
 @pytest.mark.slow
 def test_a_run_in_an_object_store_goes_on_with_the_same_bits(
-    shards: Path, tmp_path: Path, store: str, bucket: str, monkeypatch: pytest.MonkeyPatch
+    training_shards: Path, tmp_path: Path, store: str, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert train(*words(shards, tmp_path / "disk", 2)).returncode == 0
-    upload(store, shards, f"{bucket}/shards")
+    assert train(*words(training_shards, tmp_path / "disk", 2)).returncode == 0
+    upload(store, training_shards, f"{bucket}/shards")
     monkeypatch.delenv("AWS_ENDPOINT_URL_S3")
     run_dir, cache = f"{bucket}/run", tmp_path / "cache"
     more = (f"storage.endpoint_url={store}", f"storage.cache_dir={cache}", "train.loader_processes=1")
-    request = [f"shards.dir={bucket}/shards", f"run.dir={run_dir}", *words(shards, tmp_path, 2)[2:], *more]
+    request = [f"shards.dir={bucket}/shards", f"run.dir={run_dir}", *words(training_shards, tmp_path, 2)[2:], *more]
     killed = start("sttn_ray.train", *request)
-    snapshot = f"{run_dir}/checkpoints/checkpoint_manager_snapshot.json"
-
-    def has_snapshot() -> bool:
-        return client(store).exists(snapshot) and b"step-" in client(store).cat_file(snapshot)
-
-    wait_until(has_snapshot, "a checkpoint", seconds=180)
+    wait_until(lambda: bool(client(store).glob(f"{run_dir}/checkpoints/step-*")), "a checkpoint", seconds=180)
     killed.kill()
     killed.wait(30)
     done = train(*request)
@@ -258,13 +145,13 @@ def test_a_run_in_an_object_store_goes_on_with_the_same_bits(
 
 
 @pytest.mark.slow
-def test_a_run_that_loses_a_node_goes_on_with_fewer_workers(shards: Path, tmp_path: Path) -> None:
-    assert train(*words(shards, tmp_path / "two", 2)).returncode == 0
+def test_a_run_that_loses_a_node_goes_on_with_fewer_workers(training_shards: Path, tmp_path: Path) -> None:
+    assert train(*words(training_shards, tmp_path / "two", 2)).returncode == 0
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     try:
         second = cluster.add_node(num_cpus=1)
         environment = {**os.environ, "RAY_ADDRESS": cluster.address, "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15"}
-        request = words(shards, tmp_path / "shrunk", 2, "train.min_workers=1")
+        request = words(training_shards, tmp_path / "shrunk", 2, "train.min_workers=1")
         run = subprocess.Popen(
             [sys.executable, "-m", "sttn_ray.train", *request],
             cwd=ROOT,
@@ -286,22 +173,22 @@ def test_a_run_that_loses_a_node_goes_on_with_fewer_workers(shards: Path, tmp_pa
         assert a == pytest.approx(b, rel=0.02, abs=1e-3)
 
 
-def test_wrong_requests_are_refused_with_all_faults(shards: Path, tmp_path: Path) -> None:
+def test_wrong_requests_are_refused_with_all_faults(training_shards: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as refused:
         program.run(load_experiment(["train.batch_size=3", "train.num_workers=2"]))
     for text in ("run.dir: is missing", "shards.dir: is missing", "train.batch_size=3: does not divide"):
         assert text in str(refused.value)
     with pytest.raises(ShardError, match="build them with"):
         program.run(load_experiment([f"shards.dir={tmp_path}", f"run.dir={tmp_path / 'run'}"]))
-    wide = words(shards, tmp_path / "run", 1, "train.crop_width=241")
+    wide = words(training_shards, tmp_path / "run", 1, "train.crop_width=241")
     with pytest.raises(ConfigError, match=r"241x144 is more than the clips' 240x144"):
         program.run(load_experiment(wide))
     with pytest.raises(ConfigError, match=r"frames are 240x144, .* takes 432x240"):
-        program.run(load_experiment([f"shards.dir={shards}", f"run.dir={tmp_path / 'run'}"]))
+        program.run(load_experiment([f"shards.dir={training_shards}", f"run.dir={tmp_path / 'run'}"]))
 
 
-def test_more_workers_than_the_cluster_carries_are_refused(shards: Path, tmp_path: Path) -> None:
-    done = train(*words(shards, tmp_path / "run", 64, "train.batch_size=64"))
+def test_more_workers_than_the_cluster_carries_are_refused(training_shards: Path, tmp_path: Path) -> None:
+    done = train(*words(training_shards, tmp_path / "run", 64, "train.batch_size=64"))
     assert done.returncode == 2
     assert "train.num_workers=64" in done.stderr
     assert "Traceback" not in done.stderr

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from sttn_ray.model.generator import GeneratorConfig
+from sttn_ray.training.checkpoints import CheckpointWriter, find_checkpoints
 from sttn_ray.training.data import Batch
 from sttn_ray.training.loop import LoopSettings, train_to_end
 from sttn_ray.training.metrics import read_metrics
 from sttn_ray.training.starts import MAX_STARTS, count_start, forget_starts, note_fault
-from sttn_ray.training.state import TrainState, create_networks, create_state
+from sttn_ray.training.state import create_networks, create_state
 from sttn_ray.training.step import StepSettings
 
 TINY = GeneratorConfig(channels=16, num_blocks=1, width=96, height=48, mask_keys=True)
@@ -51,14 +52,9 @@ def run_loop(
     has_notice: Callable[[], bool] = lambda: False,
     *,
     is_compiled: bool = False,
+    num_kept: int = 10,
 ) -> tuple[list[int], str | None]:
     """The steps at which a checkpoint was kept, and what ended the loop."""
-    kept: list[int] = []
-
-    def keep(state: TrainState, metrics: dict[str, float]) -> None:
-        assert metrics["step"] == state.step
-        kept.append(state.step)
-
     generator, discriminator = create_networks(TINY, seed=0, initialization="fast")
     if is_compiled:
         generator.compile()
@@ -71,10 +67,10 @@ def run_loop(
         num_workers=1,
         run_dir=run_dir,
         examples=[],
-        keep=keep,
+        checkpoints=CheckpointWriter(run_dir, num_kept=num_kept),
         has_notice=has_notice,
     )
-    return kept, fault
+    return [int(name.removeprefix("step-")) for name in find_checkpoints(run_dir)], fault
 
 
 def test_checkpoints_come_at_their_interval_and_at_the_end(tmp_path: Path) -> None:
@@ -82,6 +78,11 @@ def test_checkpoints_come_at_their_interval_and_at_the_end(tmp_path: Path) -> No
     lines = read_metrics(tmp_path / "metrics.jsonl")
     assert [line["step"] for line in lines] == [2, 3, 4, 6, 7]
     assert lines[1]["clip_ids"] == ["a3", "b3"]
+
+
+def test_only_the_last_checkpoints_are_kept(tmp_path: Path) -> None:
+    assert run_loop(tmp_path, replace(SETTINGS, checkpoint_interval=2), num_kept=2) == ([6, 7], None)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-00000006", "step-00000007"]
 
 
 def test_a_notice_brings_a_checkpoint_with_the_next_line(tmp_path: Path) -> None:
@@ -102,7 +103,10 @@ def test_starts_from_one_place_are_limited(tmp_path: Path) -> None:
     assert [count_start(tmp_path, None, 2) for _ in range(MAX_STARTS)] == [None] * MAX_STARTS
     note_fault(tmp_path, "the disk is gone")
     told = count_start(tmp_path, None, 2)
-    assert told == "the workers died 4 times after the beginning, before another checkpoint; the last: the disk is gone"
+    assert told == (
+        "the workers died 4 times after the beginning, before another checkpoint; the last: the disk is gone; "
+        "the same command goes on from there"
+    )
     # From a checkpoint, or with other workers, they begin to count anew.
     assert count_start(tmp_path, "bucket/run/step-00000004", 2) is None
     assert count_start(tmp_path, "bucket/run/step-00000004", 1) is None

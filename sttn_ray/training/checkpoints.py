@@ -1,0 +1,87 @@
+"""Checkpoints of a run: a folder for each, `checkpoints/step-00001000`, with all of its state in one file.
+
+Ray Train keeps checkpoints too. It is not used for it: its controller notes them in a file that it writes in place and
+without trying again, so that a full disk or a store that is away for a moment leaves a run that cannot go on.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from sttn_ray.paths import StoragePath, open_binary, reading, remove_file, walk
+from sttn_ray.storage import published
+from sttn_ray.training.state import TrainState, save_state
+
+CHECKPOINTS, STATE_FILE = "checkpoints", "state.pt"
+
+
+def find_checkpoints(run_dir: StoragePath) -> list[str]:
+    """Folders of the checkpoints of a run, the last one last; what is not wholly written has no name yet.
+
+    Raises:
+        StorageError: they cannot be listed.
+    """
+    try:
+        return sorted(where for where, name in walk(str(run_dir / CHECKPOINTS)) if name == STATE_FILE)
+    except FileNotFoundError:
+        return []
+
+
+@contextmanager
+def state_file(run_dir: StoragePath, name: str) -> Iterator[Path]:
+    """A checkpoint's file on this machine: itself, or a copy of it that vanishes.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    path = run_dir / CHECKPOINTS / name / STATE_FILE
+    if isinstance(path, Path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="sttn-ray-") as folder:
+        with reading(path), open_binary(path) as source, open(Path(folder) / STATE_FILE, "wb") as copy:
+            shutil.copyfileobj(source, copy, 2**24)
+        yield Path(folder) / STATE_FILE
+
+
+class CheckpointWriter:
+    """Brings checkpoints to a run's folder while training goes on, and deletes all but the last ones."""
+
+    def __init__(self, run_dir: StoragePath, *, num_kept: int) -> None:
+        self._run_dir, self._num_kept = run_dir, num_kept
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._pending: Future[None] | None = None
+
+    def write(self, state: TrainState) -> None:
+        """Take down a state, and begin to bring it to its place; waits for the one before.
+
+        Raises:
+            StorageError: the one before did not come to its place, or this machine's disk is full.
+        """
+        self.wait()
+        name = f"step-{state.step:08d}"
+        folder = Path(tempfile.mkdtemp(prefix="sttn-ray-"))
+        with published(folder / STATE_FILE) as temporary:
+            save_state(temporary, state)
+        self._pending = self._thread.submit(self._bring, folder, name)
+
+    def wait(self) -> None:
+        """Wait until all is in its place.
+
+        Raises:
+            StorageError: it did not come there.
+        """
+        if self._pending is not None:
+            self._pending.result()
+
+    def _bring(self, folder: Path, name: str) -> None:
+        try:
+            with published(self._run_dir / CHECKPOINTS / name / STATE_FILE) as temporary:
+                shutil.copyfile(folder / STATE_FILE, temporary)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        for old in find_checkpoints(self._run_dir)[: -self._num_kept]:
+            remove_file(self._run_dir / CHECKPOINTS / old / STATE_FILE)
