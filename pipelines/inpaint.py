@@ -9,12 +9,12 @@ with a row for every video, and records from which the same command goes on afte
 Exit status: 0 all videos are done, 1 some failed (the manifest says why), 2 the request is wrong.
 """
 
+import json
 import logging
-import os
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
@@ -22,8 +22,9 @@ import ray
 import torch
 
 from sttn_ray import cluster
+from sttn_ray.catalog.attempts import Place, attempt
 from sttn_ray.catalog.items import Item, read_catalog, refuse_overwriting, single_item
-from sttn_ray.catalog.manifest import manifest_row, short_outcome, write_manifest
+from sttn_ray.catalog.manifest import OUTCOME_FIELDS, manifest_row, pack_outcome, pending_outcome, write_manifest
 from sttn_ray.catalog.plan import Plan, Settings, input_stats, plan_video
 from sttn_ray.catalog.publish import (
     outcome_for_touched_inputs,
@@ -36,18 +37,20 @@ from sttn_ray.catalog.segments import complete_segment, write_segment
 from sttn_ray.completion.engine import Engine
 from sttn_ray.completion.schedule import Schedule
 from sttn_ray.config import Experiment
-from sttn_ray.errors import ConfigError, StorageError, failed_outcome
+from sttn_ray.errors import CheckpointError, ConfigError, StorageError, describe_failures, failed_outcome
 from sttn_ray.model.generator import Generator
 from sttn_ray.model.precision import fastest_precision
 from sttn_ray.model.weights import load_generator
+from sttn_ray.paths import StoragePath, absolute, on_this_machine, use_endpoint
 from sttn_ray.program import run_program
-from sttn_ray.storage import file_sha256, require_local
+from sttn_ray.storage import file_sha256
 
 from .progress import Progress, ProgressLine, prepare_data
 
 log = logging.getLogger(__name__)
 
-SECTIONS = ("run", "inpaint", "encode")
+SECTIONS = ("run", "storage", "inpaint", "encode")
+FAILED = ("failed", "quarantined")
 Row = dict[str, Any]
 
 
@@ -64,17 +67,18 @@ def run(experiment: Experiment) -> int:
     """
     start = time.monotonic()
     options = experiment.inpaint
+    use_endpoint(experiment.storage.endpoint_url)
     items = _requested_items(experiment)
-    generator = load_generator(options.checkpoint or "")
+    generator, checkpoint_sha256 = _load_checkpoint(options.checkpoint or "")
     cluster.connect()
     cluster.require_shared_paths(_paths(experiment))
-    settings = _settings(experiment, cluster.choose_device(experiment.run.device))
+    settings = _settings(experiment, cluster.choose_device(experiment.run.device), checkpoint_sha256)
     video_cpus = max(1, settings.encoder_threads)
     num_actors = cluster.choose_num_actors(
         experiment.run.num_actors, settings.device, experiment.run.actor_cpus, video_cpus
     )
-    output_dir = os.path.abspath(options.output or "")
-    refuse_overwriting(items, output_dir)
+    output_dir = absolute(options.output or "")
+    refuse_overwriting(items, str(output_dir))
     claim_output(output_dir, settings)
     config = generator.config
     log.info(
@@ -91,25 +95,51 @@ def run(experiment: Experiment) -> int:
         "es"[: 2 * (num_actors != 1)],
         experiment.run.actor_cpus,
     )
-    progress = Progress.remote()  # type: ignore[attr-defined]
-    rows = _build(
-        items,
-        settings,
-        output_dir,
-        generator,
-        num_actors=num_actors,
-        actor_cpus=experiment.run.actor_cpus,
-        progress=progress,
-    )
-    outcomes: dict[int, Row] = {}
-    with ProgressLine(progress, num_items=len(items), interval_s=experiment.run.log_interval_s):
-        for row in rows.iter_rows():
-            # A segment's failure is the video's; a later segment's success does not change that.
-            if row["status"] != "segment" and outcomes.get(row["item"], {}).get("status") != "failed":
-                outcomes[row["item"]] = row
-    records = [manifest_row(item, outcomes.get(n), output_dir) for n, item in enumerate(items)]
+    job = Job(settings, str(output_dir), Progress.remote(), _deadline_s(options.max_hours))  # type: ignore[attr-defined]
+    rows = _build(items, job, generator, num_actors=num_actors, actor_cpus=experiment.run.actor_cpus)
+    with ProgressLine(job.progress, num_items=len(items), interval_s=experiment.run.log_interval_s):
+        outcomes, stopped = _collect(rows, len(items), options.max_error_fraction)
+    records = [manifest_row(item, _outcome_of(item, outcomes.get(n), job)) for n, item in enumerate(items)]
     manifest = write_manifest(output_dir, records)
-    return _report(records, manifest, time.monotonic() - start)
+    return _report(records, manifest, time.monotonic() - start) if stopped is None else _report_stop(stopped, manifest)
+
+
+def _deadline_s(max_hours: float | None) -> float | None:
+    return None if max_hours is None else time.time() + max_hours * 3600
+
+
+def _collect(rows: ray.data.Dataset, num_items: int, max_error_fraction: float) -> tuple[dict[int, Row], str | None]:
+    """The outcomes that reach the driver, by item, and why it stopped before all were done."""
+    outcomes: dict[int, Row] = {}
+    failed: list[Row] = []
+    for row in rows.iter_rows():
+        if not row["outcome"]:
+            continue
+        outcome = json.loads(row["outcome"])
+        # A segment's failure is the video's; a later segment's success does not change that.
+        if outcomes.get(row["item"], {}).get("status") in FAILED:
+            continue
+        outcomes[row["item"]] = outcome
+        if outcome["status"] in FAILED:
+            failed.append(outcome)
+            # Not only at the end: of a hundred thousand files that would be days later.
+            if len(failed) > max_error_fraction * num_items:
+                title = (
+                    f"{len(failed)} of {num_items} videos failed, more than inpaint.max_error_fraction="
+                    f"{max_error_fraction:g} allows; the others were left:"
+                )
+                return outcomes, "\n".join([title, *describe_failures(failed)])
+    return outcomes, None
+
+
+def _outcome_of(item: Item, outcome: Row | None, job: "Job") -> Row:
+    if outcome is not None and outcome["status"] != "pending":
+        return outcome
+    # Another driver on the same output may have finished it.
+    found = ItemDir(job.output_dir, item.output).read_outcome() if item.fault is None else None
+    if found is not None and found["status"] not in FAILED:
+        return {name: found[name] for name in OUTCOME_FIELDS if name in found}
+    return outcome or pending_outcome("the run ended before it was done; the same command goes on")
 
 
 def _requested_items(experiment: Experiment) -> list[Item]:
@@ -129,7 +159,6 @@ def _requested_items(experiment: Experiment) -> list[Item]:
         )
     if faults:
         raise ConfigError("\n".join(faults))
-    require_local(_paths(experiment))
     if options.catalog:
         return read_catalog(options.catalog)
     return single_item(options.video or "", options.mask, options.boxes)
@@ -140,11 +169,20 @@ def _paths(experiment: Experiment) -> dict[str, str | None]:
     return {f"inpaint.{name}": getattr(experiment.inpaint, name) for name in names}
 
 
-def _settings(experiment: Experiment, device: str) -> Settings:
+def _load_checkpoint(path: str) -> tuple[Generator, str]:
+    """The network and the sha256 of its file."""
+    try:
+        with on_this_machine(path) as file:
+            return load_generator(file), file_sha256(file)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such checkpoint file") from error
+
+
+def _settings(experiment: Experiment, device: str, checkpoint_sha256: str) -> Settings:
     options, encode = experiment.inpaint, experiment.encode
     precision = options.precision
     return Settings(
-        checkpoint_sha256=file_sha256(options.checkpoint or ""),
+        checkpoint_sha256=checkpoint_sha256,
         device=device,
         precision=fastest_precision(device) if precision == "auto" else precision,
         schedule=Schedule(num_references=None if options.references == "all" else options.num_references),
@@ -159,15 +197,28 @@ def _settings(experiment: Experiment, device: str) -> Settings:
     )
 
 
+class Job(NamedTuple):
+    """What every operator is told: all of it small.
+
+    Attributes:
+        settings: that change results.
+        output_dir: absolute path.
+        progress: where counts go.
+        deadline_s: by `time.time()`, from which no further work is begun; None: there is none.
+    """
+
+    settings: Settings
+    output_dir: str
+    progress: ray.actor.ActorHandle
+    deadline_s: float | None
+
+    @property
+    def is_over(self) -> bool:
+        return self.deadline_s is not None and time.time() >= self.deadline_s
+
+
 def _build(
-    items: Sequence[Item],
-    settings: Settings,
-    output_dir: str,
-    generator: Generator,
-    *,
-    num_actors: int,
-    actor_cpus: int,
-    progress: ray.actor.ActorHandle,
+    items: Sequence[Item], job: Job, generator: Generator, *, num_actors: int, actor_cpus: int
 ) -> ray.data.Dataset:
     """The chain of operators; its rows are segments and, where a video ends, the video's outcome."""
     prepare_data()
@@ -175,53 +226,53 @@ def _build(
     return (
         ray.data.from_items(rows, override_num_blocks=len(rows))
         # 1. Plan each video (1:N): its index, its masks, its segments still to do. One CPU: one demuxer.
-        .flat_map(make_plan_fn(settings, output_dir, progress), num_cpus=1)
+        .flat_map(make_plan_fn(job), num_cpus=1)
         # 2. One row a block, so that the segments of one film spread over all processes.
         .repartition(target_num_rows_per_block=1)
         # 3. Complete each segment (1:1). A fixed pool: each process holds the network, and loads it once.
         .map(
             Completer,  # type: ignore[arg-type]  # Ray's types do not know classes here
-            fn_constructor_kwargs={
-                "generator": ray.put(generator),
-                "settings": settings,
-                "output_dir": output_dir,
-                "threads": actor_cpus,
-                "progress": progress,
-            },
+            fn_constructor_kwargs={"generator": ray.put(generator), "job": job, "threads": actor_cpus},
             compute=ray.data.ActorPoolStrategy(size=num_actors),
             num_cpus=actor_cpus,
-            num_gpus=1 if settings.device == "cuda" else None,
+            num_gpus=1 if job.settings.device == "cuda" else None,
         )
         # 4. Encode each segment, and publish the video after its last one (1:1). One CPU: decoding, blending and
         #    encoding share it.
-        .map(make_encode_fn(settings, output_dir, progress), num_cpus=max(1, settings.encoder_threads))
+        .map(make_encode_fn(job), num_cpus=max(1, job.settings.encoder_threads))
     )
 
 
-def make_plan_fn(settings: Settings, output_dir: str, progress: ray.actor.ActorHandle) -> Callable[[Row], list[Row]]:
+def make_plan_fn(job: Job) -> Callable[[Row], list[Row]]:
     """Rows of `Item` columns to rows of segments.
 
-    Adds item, output_name, segment, frames, plan_hash, status ("todo", or an outcome's), step, error, reason.
+    Adds item, output_name, segment, frames, plan_hash; outcome, as text, where the video needs no work or cannot be
+    done; samples and seconds, blank.
     """
 
     def plan(row: Row) -> list[Row]:
         number = row.pop("item")
         item = Item(**row)
-        base = {"item": number, "output_name": item.output, "segment": -1, "frames": 0}
+        item_dir = ItemDir(job.output_dir, item.output)
+        base = {"item": number, "output_name": item.output, "segment": -1, "frames": 0, "plan_hash": ""}
+        base |= {"outcome": "", "samples": [b""], "seconds": 0.0}
+        inputs: list[Any] = []
         try:
-            todo, outcome = _plan_item(item, settings, output_dir)
+            if item.fault is not None:
+                raise ConfigError(item.fault)
+            if job.is_over:
+                return [base | _pending(job)]
+            inputs = input_stats(item.video, item.mask, item.boxes)
+            with attempt(item_dir, "plan", _place()):
+                todo, outcome = _plan_item(item, item_dir, inputs, job.settings)
         except Exception as error:  # noqa: BLE001 -- this operator's one boundary
-            outcome = failed_outcome("plan", error)
-            if item.fault is None:
-                with suppress(StorageError):  # the row says it all the same
-                    ItemDir(output_dir, item.output).write_outcome(outcome)
+            record_dir = item_dir if item.fault is None else None
+            return [base | _fail(record_dir, number, "plan", error, inputs, job)]
         if outcome is not None:
-            progress.finish.remote(number, outcome["status"])
-            return [base | _blank() | short_outcome(outcome)]
-        progress.add.remote("planned", sum(todo.frames.values()))
+            return [base | _finish(number, outcome, job)]
+        job.progress.add.remote("planned", sum(todo.frames.values()))
         return [
-            base | _blank() | {"segment": n, "frames": frames, "plan_hash": todo.plan_hash}
-            for n, frames in todo.frames.items()
+            base | {"segment": n, "frames": frames, "plan_hash": todo.plan_hash} for n, frames in todo.frames.items()
         ]
 
     return plan
@@ -234,12 +285,8 @@ class _Todo(NamedTuple):
     frames: dict[int, int]
 
 
-def _plan_item(item: Item, settings: Settings, output_dir: str) -> tuple[_Todo, Row | None]:
+def _plan_item(item: Item, item_dir: ItemDir, inputs: list[Any], settings: Settings) -> tuple[_Todo, Row | None]:
     """The segments to do, or the outcome of a video that needs none."""
-    if item.fault is not None:
-        raise ConfigError(item.fault)
-    item_dir = ItemDir(output_dir, item.output)
-    inputs = input_stats(item.video, item.mask, item.boxes)
     if outcome := outcome_if_current(item_dir, inputs, settings.hash()):
         item_dir.clear_work()  # of a run killed after the video was done
         return _NOTHING, outcome
@@ -254,11 +301,8 @@ def _plan_item(item: Item, settings: Settings, output_dir: str) -> tuple[_Todo, 
         item_dir.clear_outcome()
     if not plan.has_hole:
         return _NOTHING, publish_copy(item_dir, plan)
-    frames = {
-        n: stop - start
-        for n, (start, stop) in enumerate(plan.segments)
-        if item_dir.read_segment(n, plan.plan_hash) is None
-    }
+    records = item_dir.read_segments(plan)
+    frames = {n: stop - start for n, (start, stop) in enumerate(plan.segments) if records[n] is None}
     return _Todo(plan.plan_hash, frames), None if frames else publish_if_complete(item_dir, plan)
 
 
@@ -271,44 +315,41 @@ class Completer:
     Reads output_name, segment; adds samples, a list with the packed prediction of each frame, and seconds.
     """
 
-    def __init__(
-        self,
-        generator: ray.ObjectRef,
-        settings: Settings,
-        output_dir: str,
-        threads: int,
-        progress: ray.actor.ActorHandle,
-    ) -> None:
+    def __init__(self, generator: ray.ObjectRef, job: Job, threads: int) -> None:
         # Ray gives a process one math thread for a fraction of a CPU up to one; the number counts here.
         torch.set_num_threads(threads)
         cv2.setNumThreads(1)
+        settings = job.settings
         self._engine = Engine(
-            ray.get(generator),
-            device=settings.device,
-            precision=settings.precision,
-            schedule=settings.schedule,
+            ray.get(generator), device=settings.device, precision=settings.precision, schedule=settings.schedule
         )
-        self._settings, self._output_dir, self._progress = settings, output_dir, progress
+        self._job = job
 
     def __call__(self, row: Row) -> Row:
-        if row["status"] != "todo":
+        if row["outcome"]:
             return row
-        item_dir = ItemDir(self._output_dir, row["output_name"])
+        if self._job.is_over:
+            return row | _pending(self._job)
+        item_dir = ItemDir(self._job.output_dir, row["output_name"])
         start_s = time.monotonic()
+        plan = None
         try:
             plan = _plan_of(row, item_dir)
             if plan is None:
-                return row | {"status": "segment"}
-            samples = list(complete_segment(plan, row["segment"], self._engine, self._settings, self._count_completed))
+                return row | {"plan_hash": ""}
+            with attempt(item_dir, f"complete-{row['segment']:05d}", _place()):
+                samples = list(
+                    complete_segment(plan, row["segment"], self._engine, self._job.settings, self._count_completed)
+                )
         except Exception as error:  # noqa: BLE001 -- this operator's one boundary
-            return row | _fail(item_dir, row["item"], "complete", error, self._progress)
+            return row | _fail(item_dir, row["item"], "complete", error, plan.inputs if plan else [], self._job)
         return row | {"samples": samples, "seconds": time.monotonic() - start_s}
 
     def _count_completed(self, frames: int) -> None:
-        self._progress.add.remote("completed", frames)
+        self._job.progress.add.remote("completed", frames)
 
 
-def make_encode_fn(settings: Settings, output_dir: str, progress: ray.actor.ActorHandle) -> Callable[[Row], Row]:
+def make_encode_fn(job: Job) -> Callable[[Row], Row]:
     """Rows of completed segments to rows of recorded ones; drops samples.
 
     The task that records a video's last segment publishes the video, and its row carries the outcome.
@@ -316,34 +357,52 @@ def make_encode_fn(settings: Settings, output_dir: str, progress: ray.actor.Acto
 
     def encode(row: Row) -> Row:
         samples = row.pop("samples")
-        if row["status"] != "todo":
+        if row["outcome"] or not row["plan_hash"]:
             return row
-        item_dir = ItemDir(output_dir, row["output_name"])
+        item_dir = ItemDir(job.output_dir, row["output_name"])
         step = "encode"
+        plan = None
         try:
             plan = _plan_of(row, item_dir)
             if plan is None:
-                return row | {"status": "segment"}
-            write_segment(item_dir, plan, row["segment"], samples, settings, seconds=row["seconds"])
-            progress.add.remote("encoded", row["frames"])
-            step = "publish"
-            outcome = publish_if_complete(item_dir, plan)
+                return row
+            with attempt(item_dir, f"encode-{row['segment']:05d}", _place()):
+                write_segment(item_dir, plan, row["segment"], samples, job.settings, seconds=row["seconds"])
+                job.progress.add.remote("encoded", row["frames"])
+                step = "publish"
+                outcome = publish_if_complete(item_dir, plan)
         except Exception as error:  # noqa: BLE001 -- this operator's one boundary
-            return row | _fail(item_dir, row["item"], step, error, progress)
-        if outcome is None:
-            return row | {"status": "segment"}
-        progress.finish.remote(row["item"], outcome["status"])
-        return row | short_outcome(outcome)
+            return row | _fail(item_dir, row["item"], step, error, plan.inputs if plan else [], job)
+        return row if outcome is None else row | _finish(row["item"], outcome, job)
 
     return encode
 
 
-def _fail(item_dir: ItemDir, item: int, step: str, error: Exception, progress: ray.actor.ActorHandle) -> Row:
+def _finish(item: int, outcome: Row, job: Job) -> Row:
+    job.progress.finish.remote(item, outcome["status"])
+    return {"outcome": pack_outcome(outcome)}
+
+
+def _fail(item_dir: ItemDir | None, item: int, step: str, error: Exception, inputs: list[Any], job: Job) -> Row:
+    """The row of a video that failed, which is recorded, and counted."""
     outcome = failed_outcome(step, error)
-    with suppress(StorageError):  # the row says it all the same
-        item_dir.write_outcome(outcome)
-    progress.finish.remote(item, "failed")
-    return short_outcome(outcome)
+    if item_dir is not None:
+        with suppress(StorageError):  # the row says it all the same
+            item_dir.write_outcome(outcome | {"inputs": inputs, "settings_hash": job.settings.hash()})
+    return _finish(item, outcome, job)
+
+
+def _pending(job: Job) -> Row:
+    return {"outcome": pack_outcome(pending_outcome("not begun within inpaint.max_hours; the same command goes on"))}
+
+
+def _place() -> Place:
+    context = ray.get_runtime_context()
+    return Place(context.get_job_id(), context.get_node_id(), _living_nodes)
+
+
+def _living_nodes() -> set[str]:
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
 def _plan_of(row: Row, item_dir: ItemDir) -> Plan | None:
@@ -352,41 +411,34 @@ def _plan_of(row: Row, item_dir: ItemDir) -> Plan | None:
     The video may have failed, or another driver may have published it, or planned it anew for a changed source.
     """
     outcome = item_dir.read_outcome()
-    if outcome is not None and outcome["status"] == "failed":
+    if outcome is not None and outcome["status"] in FAILED:
         return None
     plan = item_dir.read_plan()
     return plan if plan is not None and plan.plan_hash == row["plan_hash"] else None
 
 
-def _blank() -> Row:
-    return {
-        "status": "todo",
-        "step": "",
-        "error": "",
-        "reason": "",
-        "is_unexpected": False,
-        "plan_hash": "",
-        "samples": [b""],
-        "seconds": 0.0,
-    }
-
-
-def _report(records: Sequence[Row], manifest: Path, seconds: float) -> int:
-    done = [r for r in records if r["status"] == "done"]
-    failed = [r for r in records if r["status"] == "failed"]
-    copied = len(records) - len(done) - len(failed)
-    for record in failed:
-        log.error("failed at %s: %s", record["step"], record["reason"])
+def _report(records: Sequence[Row], manifest: StoragePath, seconds: float) -> int:
+    counts = Counter(record["status"] for record in records)
+    for record in records:
+        if record["status"] in FAILED:
+            log.error("%s at %s: %s", record["status"], record["step"], record["reason"])
     log.info(
-        "%d done (%d frames), %d copied without a hole, %d failed, in %.0f s; manifest: %s",
-        len(done),
-        sum(r["frames"] for r in done),
-        copied,
-        len(failed),
+        "%d done (%d frames), %d copied without a hole, %d failed%s, in %.0f s; manifest: %s",
+        counts["done"],
+        sum(record["frames"] for record in records if record["status"] == "done"),
+        counts["copied"],
+        counts["failed"],
+        "".join(f", {counts[name]} {name}" for name in ("degraded", "quarantined", "pending") if counts[name]),
         seconds,
         manifest,
     )
-    return 1 if failed else 0
+    return 1 if counts["failed"] or counts["quarantined"] or counts["pending"] else 0
+
+
+def _report_stop(reason: str, manifest: StoragePath) -> int:
+    log.error("stopped: %s", reason)
+    log.error("the same command goes on; manifest: %s", manifest)
+    return 1
 
 
 if __name__ == "__main__":

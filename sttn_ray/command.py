@@ -37,7 +37,7 @@ PROGRAMS = {
 }
 
 # Of pipelines.inpaint; written again because importing that program takes seconds, which --help need not wait for.
-INPAINT_SECTIONS = ("run", "inpaint", "encode")
+INPAINT_SECTIONS = ("run", "storage", "inpaint", "encode")
 
 INPAINT_USAGE = """sttn-ray inpaint VIDEO (--mask PATH | --boxes TEXT) -o DIR --checkpoint PATH [section.key=value ...]
        sttn-ray inpaint --catalog PATH -o DIR --checkpoint PATH [section.key=value ...]

@@ -244,6 +244,12 @@ class InpaintSection(Section):
         250, ge=10, description="frames a task completes, and that a restart may have to do again"
     )
     require_hole: bool = Field(False, description="take an empty mask for an error instead of copying the video")
+    max_error_fraction: float = Field(
+        1.0, ge=0, le=1, description="share of the videos that may fail before the job stops with a table of reasons"
+    )
+    max_hours: float | None = Field(
+        None, gt=0, description="after which no further segment is begun; the same command goes on; default: no limit"
+    )
 
 
 class EncodeSection(Section):

@@ -4,7 +4,11 @@ Every message says what was wrong, in which file, what was found, what was expec
 """
 
 import traceback
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
+
+_SHOWN_REASONS = 20
 
 
 class SttnError(Exception):
@@ -39,6 +43,10 @@ class CheckpointError(SttnError):
     """A checkpoint cannot be read, or does not fit the network."""
 
 
+class PoisonError(SttnError):
+    """What was worked on took its process with it, each time that it was tried."""
+
+
 class StorageError(SttnError):
     """An output, a record or a work file cannot be written or is not what was written."""
 
@@ -50,9 +58,16 @@ def failed_outcome(step: str, error: Exception) -> dict[str, Any]:
     if is_unexpected:
         reason += "\n" + "".join(traceback.format_exception(error))
     return {
-        "status": "failed",
+        "status": "quarantined" if isinstance(error, PoisonError) else "failed",
         "step": step,
         "error": type(error).__name__,
         "reason": reason,
         "is_unexpected": is_unexpected,
     }
+
+
+def describe_failures(failed: Sequence[dict[str, Any]]) -> list[str]:
+    """The most frequent failures by step and error, a line each, with the reason of the first one."""
+    counts = Counter((row["step"], row["error"]) for row in failed)
+    first = {(row["step"], row["error"]): row["reason"].splitlines()[0] for row in reversed(failed)}
+    return [f"{count} at {key[0]}, {key[1]}, as in: {first[key]}" for key, count in counts.most_common(_SHOWN_REASONS)]

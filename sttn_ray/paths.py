@@ -4,6 +4,8 @@ Credentials come from where botocore looks for them (environment, profile, insta
 """
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -76,6 +78,12 @@ def as_path(path: str | StoragePath) -> StoragePath:
     if parts.scheme != "s3" or not parts.netloc:
         raise ConfigError(f"{path}: expected a local path or s3://bucket/key")
     return UPath(str(path), **_OPTIONS)
+
+
+def absolute(path: str | StoragePath) -> StoragePath:
+    """A path that means the same in every process."""
+    where = as_path(path)
+    return Path(os.path.abspath(where)) if isinstance(where, Path) else where
 
 
 def below(root: str | StoragePath, relative: str) -> StoragePath:
@@ -209,6 +217,35 @@ def file_names(folder: StoragePath) -> list[str]:
         return [file.name for file in folder.iterdir() if file.is_file()]
     listed = folder.fs.ls(folder.path, detail=True)
     return [file["name"].rpartition("/")[2] for file in listed if file["type"] == "file"]
+
+
+def copy_file(source: str | StoragePath, target: Path) -> None:
+    """Copy a file, also one of a store, to this machine.
+
+    Raises:
+        FileNotFoundError: there is none.
+        StorageError: it cannot be read, or this machine's disk cannot be written.
+    """
+    with reading(source), open_binary(source) as file, open(target, "wb") as copy:
+        shutil.copyfileobj(file, copy, ALL)
+
+
+@contextmanager
+def on_this_machine(path: str | StoragePath) -> Iterator[Path]:
+    """A file as a path that every library can read: itself, or a copy that vanishes where it lies in a store.
+
+    Raises:
+        FileNotFoundError: there is none.
+        StorageError: it cannot be read.
+    """
+    where = as_path(path)
+    if isinstance(where, Path):
+        yield where
+        return
+    with tempfile.TemporaryDirectory(prefix="sttn-ray-") as folder:
+        copy = Path(folder) / where.name
+        copy_file(where, copy)
+        yield copy
 
 
 def stamps(path: str | StoragePath) -> list[list[Any]]:

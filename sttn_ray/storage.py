@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sttn_ray.errors import ConfigError, StorageError
-from sttn_ray.paths import ALL, READ_ERRORS, StoragePath, is_remote, open_binary, reading, reason
+from sttn_ray.paths import ALL, READ_ERRORS, StoragePath, is_remote, open_binary, reading, reason, stamps
 
 _CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
@@ -100,13 +100,23 @@ def file_sha256(path: str | StoragePath) -> str:
 
 
 def is_file(path: StoragePath, record: dict[str, Any]) -> bool:
-    """Whether a file has the size and the sha256 that a record tells."""
+    """Whether a file is what a record tells, by its size and sha256.
+
+    In a store the record's `stamp`, from `file_stamp`, says so too: a store checks what it keeps, a disk does not.
+    """
     try:
+        if is_remote(path) and record.get("stamp") == file_stamp(path):
+            return True
         with reading(path):
             is_as_long = path.stat().st_size == record["num_bytes"]
         return is_as_long and file_sha256(path) == record["sha256"]
     except FileNotFoundError:
         return False
+
+
+def file_stamp(path: StoragePath) -> list[Any]:
+    """Size, and time of change or ETag, of a file."""
+    return stamps(path)[0][1:]
 
 
 def record_hash(record: Any) -> str:
@@ -138,18 +148,3 @@ def claim(path: StoragePath, ours: dict[str, Any], folder: str | StoragePath, ad
     ]
     if differences:
         raise ConfigError(f"{folder}: was made with other settings ({'; '.join(differences)}); {advice}")
-
-
-def require_local(paths: dict[str, str | None]) -> None:
-    """Refuse paths with a scheme such as `s3://`; `paths` by the setting's name.
-
-    Raises:
-        ConfigError: which settings hold one.
-    """
-    faults = [
-        f"{name}={path}: an object store is not supported here yet; give a path of storage that all nodes see"
-        for name, path in paths.items()
-        if path and is_remote(path)
-    ]
-    if faults:
-        raise ConfigError("\n".join(faults))

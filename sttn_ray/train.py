@@ -21,7 +21,6 @@ import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -37,13 +36,13 @@ from sttn_ray.errors import ConfigError, ShardError, StorageError, SttnError
 from sttn_ray.model.generator import PRESETS, GeneratorConfig
 from sttn_ray.model.precision import Precision, fastest_precision
 from sttn_ray.model.weights import load_generator, read_checkpoint, save_generator
-from sttn_ray.paths import StoragePath, as_path, is_file, is_remote, use_endpoint
+from sttn_ray.paths import StoragePath, absolute, as_path, is_file, is_remote, on_this_machine, use_endpoint
 from sttn_ray.program import exit_with_faults, parse_folder, run_program
 from sttn_ray.samples import worker_batches
 from sttn_ray.shards.cache import RowCache
 from sttn_ray.shards.read import INDEX_FILE, ShardIndex, read_index
 from sttn_ray.storage import claim, file_sha256, published, read_record, write_record
-from sttn_ray.training.checkpoints import CheckpointWriter, find_checkpoints, state_file
+from sttn_ray.training.checkpoints import CheckpointWriter, find_checkpoints, state_path
 from sttn_ray.training.data import ClipDataset, make_loader
 from sttn_ray.training.loop import LoopSettings, train_to_end
 from sttn_ray.training.starts import count_start, forget_starts, note_fault
@@ -99,7 +98,7 @@ def run(experiment: Experiment) -> int:
     _check(experiment)
     use_endpoint(experiment.storage.endpoint_url)
     options = experiment.train
-    run_dir, shards_dir = _absolute(experiment.run.dir or ""), str(_absolute(experiment.shards.dir or ""))
+    run_dir, shards_dir = absolute(experiment.run.dir or ""), str(absolute(experiment.shards.dir or ""))
     config = _generator_config(experiment)
     index = read_index(shards_dir, "train")
     if (index.width, index.height) != (config.width, config.height):
@@ -151,7 +150,8 @@ def run(experiment: Experiment) -> int:
     if fault is not None:
         log.error("training stopped: %s", fault)
         return 1
-    with state_file(run_dir, find_checkpoints(run_dir)[-1]) as path, published(run_dir / GENERATOR_FILE) as temporary:
+    last = state_path(run_dir, find_checkpoints(run_dir)[-1])
+    with on_this_machine(last) as path, published(run_dir / GENERATOR_FILE) as temporary:
         step = read_checkpoint(path)["step"]
         save_generator(temporary, load_generator(path))
     write_record(run_dir / "done.json", {"step": step})
@@ -245,7 +245,7 @@ def _work(job: dict[str, Any], run_dir: StoragePath) -> str | None:
         return fault
     state = _create_state(experiment, device, num_workers, job["precision"], is_new=checkpoint is None)
     if checkpoint is not None:
-        with state_file(run_dir, checkpoint) as path:
+        with on_this_machine(state_path(run_dir, checkpoint)) as path:
             load_state(path, state)
         if rank == 0:
             log.info("going on from step %d", state.step)
@@ -337,11 +337,6 @@ def _create_state(
         for network in (generator, discriminator)
     )
     return create_state(*wrapped, beta1=options.beta1, beta2=options.beta2, keeps_average=options.ema_decay > 0)
-
-
-def _absolute(path: str) -> StoragePath:
-    where = as_path(path)
-    return where.absolute() if isinstance(where, Path) else where
 
 
 def crop_size(experiment: Experiment, index: ShardIndex) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sttn_ray.errors import CatalogError, ConfigError
+from sttn_ray.paths import is_remote
 from sttn_ray.rows import read_rows
 
 COLUMNS = {"video", "mask", "boxes", "output"}
@@ -40,9 +41,9 @@ class Item:
 
 
 def single_item(video: str, mask: str | None, boxes: str | None) -> list[Item]:
-    """The item of a request for one video, paths relative to the working directory."""
-    row = {"video": video, "mask": mask, "boxes": boxes, "output": Path(video).name}
-    return _named([row], Path.cwd())
+    """The item of a request for one video, local paths relative to the working directory."""
+    row = {"video": video, "mask": mask, "boxes": boxes, "output": PurePosixPath(video).name}
+    return _named([row], str(Path.cwd()))
 
 
 def read_catalog(path: str) -> list[Item]:
@@ -56,7 +57,7 @@ def read_catalog(path: str) -> list[Item]:
         CatalogError: the file is missing, is of another kind, has other columns, or has no rows.
     """
     rows = read_rows(path, "catalog", CatalogError, columns=COLUMNS, required="video")
-    return _named(rows, Path(path).absolute().parent)
+    return _named(rows, path.rpartition("/")[0] if is_remote(path) else str(Path(path).absolute().parent))
 
 
 def refuse_overwriting(items: Sequence[Item], output_dir: str) -> None:
@@ -65,8 +66,8 @@ def refuse_overwriting(items: Sequence[Item], output_dir: str) -> None:
     Raises:
         ConfigError: which ones it would.
     """
-    inputs = {os.path.realpath(os.path.splitext(p)[0]): p for i in items for p in (i.video, i.mask) if p}
-    targets = [os.path.realpath(os.path.join(output_dir, item.output)) for item in items if item.fault is None]
+    inputs = {_real(os.path.splitext(p)[0]): p for i in items for p in (i.video, i.mask) if p}
+    targets = [_real(f"{output_dir}/{item.output}") for item in items if item.fault is None]
     faults = [
         f"{inputs[target]}: would be overwritten by an output; choose another inpaint.output"
         for target in targets
@@ -76,7 +77,11 @@ def refuse_overwriting(items: Sequence[Item], output_dir: str) -> None:
         raise ConfigError("\n".join(faults))
 
 
-def _named(rows: Sequence[dict[str, Any]], folder: Path) -> list[Item]:
+def _real(path: str) -> str:
+    return path if is_remote(path) else os.path.realpath(path)
+
+
+def _named(rows: Sequence[dict[str, Any]], folder: str) -> list[Item]:
     """Items with absolute paths and an output name each; names that two items share are faults."""
     videos = [_absolute(row.get("video"), folder) for row in rows]
     items = []
@@ -85,8 +90,8 @@ def _named(rows: Sequence[dict[str, Any]], folder: Path) -> list[Item]:
         fault = None
         if not video:
             fault = "the row names no video"
-        elif "://" in f"{row.get('video')}{row.get('mask')}":
-            fault = f"{row.get('video')}: object stores are not supported yet; copy the files to a shared folder"
+        elif scheme := _unknown_scheme(video, text["mask"]):
+            fault = f"{video}: {scheme}:// is not supported; give a path, or s3://bucket/key"
         elif bool(text["mask"]) == bool(text["boxes"]):
             fault = f"{video}: give a mask or boxes" + (", not both" if text["mask"] else "")
         name = text["output"] or _default_name(video, folder)
@@ -111,9 +116,15 @@ def _named(rows: Sequence[dict[str, Any]], folder: Path) -> list[Item]:
     ]
 
 
-def _default_name(video: str, folder: Path) -> str:
-    path = Path(video)
-    return str(path.relative_to(folder)) if path.is_relative_to(folder) else video.lstrip("/")
+def _default_name(video: str, folder: str) -> str:
+    if video.startswith(f"{folder.rstrip('/')}/"):
+        return video.removeprefix(f"{folder.rstrip('/')}/")
+    return video.removeprefix("s3://").lstrip("/")
+
+
+def _unknown_scheme(*paths: str) -> str | None:
+    schemes = [path.partition("://")[0] for path in paths if is_remote(path)]
+    return next((scheme for scheme in schemes if scheme != "s3"), None)
 
 
 def _without_suffix(name: PurePosixPath) -> str:
@@ -125,6 +136,9 @@ def _with_fault(item: Item, fault: str) -> Item:
     return Item(**{**item.as_dict(), "fault": fault})
 
 
-def _absolute(path: Any, folder: Path) -> str:
+def _absolute(path: Any, folder: str) -> str:
+    """A row's path as it is found from a catalog's folder; a key of a store may hold anything, also `..`."""
     text = str(path or "").strip()
-    return os.path.normpath(folder / text) if text else ""
+    if not text or is_remote(text):
+        return text
+    return f"{folder}/{text}" if is_remote(folder) else os.path.normpath(os.path.join(folder, text))

@@ -1,7 +1,6 @@
 """The plan of one video: everything its segments need to know, found before any of them runs."""
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import av
@@ -195,9 +194,13 @@ def input_stats(video: str, mask: str | None, boxes: str | None) -> list[Any]:
     for path, error in ((video, VideoError), (mask, MaskError)):
         if path is None:
             continue
-        if not Path(path).exists():
+        try:
+            found = stamps(path)
+        except FileNotFoundError as fault:
+            raise error(f"{path}: no such file") from fault
+        if not found:  # a store has no folder without files
             raise error(f"{path}: no such file")
-        stats += stamps(path)
+        stats += found
     return stats
 
 

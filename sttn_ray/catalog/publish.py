@@ -1,13 +1,14 @@
 """The last step of a video: its segments become the output, checked and named at once."""
 
-import shutil
-from pathlib import Path
+from contextlib import ExitStack
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sttn_ray.catalog.plan import Plan, input_stats
 from sttn_ray.catalog.records import ItemDir
 from sttn_ray.errors import StorageError, VideoError
-from sttn_ray.storage import file_sha256, is_file, published
+from sttn_ray.paths import StoragePath, copy_file, on_this_machine
+from sttn_ray.storage import file_sha256, file_stamp, is_file, published
 from sttn_ray.video.assemble import join_segments, verify_output
 
 
@@ -19,9 +20,10 @@ def publish_if_complete(item_dir: ItemDir, plan: Plan) -> dict[str, Any] | None:
     Raises:
         VideoError, StorageError: the output is not what it must be; nothing is published.
     """
-    records = [item_dir.read_segment(n, plan.plan_hash) for n in range(len(plan.segments))]
-    done = [record for record in records if record is not None]
-    if len(done) < len(records):
+    if not item_dir.has_all_segments(plan):
+        return _done_outcome(item_dir, plan)
+    done = [record for record in item_dir.read_segments(plan) if record is not None]
+    if len(done) < len(plan.segments):
         return _done_outcome(item_dir, plan)
     if len({record["extradata_sha256"] for record in done}) > 1:
         raise StorageError(
@@ -30,11 +32,13 @@ def publish_if_complete(item_dir: ItemDir, plan: Plan) -> dict[str, Any] | None:
         )
     target = item_dir.output_dir / plan.output
     try:
-        with published(target, temporary_dir=item_dir.path) as temporary:
-            segments = [item_dir.segment_path(n) for n in range(len(plan.segments))]
+        with published(target, temporary_dir=_work_dir(item_dir)) as temporary, ExitStack() as stack:
+            paths = (item_dir.segment_path(n) for n in range(len(plan.segments)))
+            segments = [stack.enter_context(on_this_machine(path)) for path in paths]
             starts = [start for start, _ in plan.segments]
             join_segments(temporary, segments, starts, plan.index, plan.container)
             verify_output(temporary, plan.index, plan.container)
+            content = _content(temporary)
             _refuse_changed_inputs(plan)
     except (StorageError, OSError):
         # Another task may have published meanwhile and deleted the segments.
@@ -42,7 +46,7 @@ def publish_if_complete(item_dir: ItemDir, plan: Plan) -> dict[str, Any] | None:
             return outcome
         raise
     seconds = sum(record["seconds"] for record in done)
-    outcome = _outcome(plan, "done", target) | {"seconds": seconds}
+    outcome = _outcome(plan, "done", target) | content | {"seconds": seconds}
     item_dir.write_outcome(outcome)
     item_dir.clear_work()
     return outcome
@@ -50,19 +54,29 @@ def publish_if_complete(item_dir: ItemDir, plan: Plan) -> dict[str, Any] | None:
 
 def publish_copy(item_dir: ItemDir, plan: Plan) -> dict[str, Any]:
     """A video without a hole is copied as a file, in its own container."""
-    target = item_dir.output_dir / Path(plan.output).with_suffix(Path(plan.index.path).suffix)
-    with published(target, temporary_dir=item_dir.path) as temporary:
-        shutil.copyfile(plan.index.path, temporary)
+    target = item_dir.output_dir / str(PurePosixPath(plan.output).with_suffix(PurePosixPath(plan.index.path).suffix))
+    with published(target, temporary_dir=_work_dir(item_dir)) as temporary:
+        copy_file(plan.index.path, temporary)
+        content = _content(temporary)
         _refuse_changed_inputs(plan)
-    outcome = _outcome(plan, "copied", target)
+    outcome = _outcome(plan, "copied", target) | content
     item_dir.write_outcome(outcome)
     item_dir.clear_work()
     return outcome
 
 
+def _work_dir(item_dir: ItemDir) -> Path | None:
+    """Where an output grows: out of sight on its own file system, or on this machine where it will be uploaded."""
+    return item_dir.path if isinstance(item_dir.path, Path) else None
+
+
+def _content(path: Path) -> dict[str, Any]:
+    return {"num_bytes": path.stat().st_size, "sha256": file_sha256(path)}
+
+
 def _done_outcome(item_dir: ItemDir, plan: Plan) -> dict[str, Any] | None:
     outcome = item_dir.read_outcome()
-    is_done = outcome is not None and outcome["status"] == "done" and outcome["plan_hash"] == plan.plan_hash
+    is_done = outcome is not None and outcome.get("plan_hash") == plan.plan_hash
     return outcome if is_done else None
 
 
@@ -74,19 +88,22 @@ def _refuse_changed_inputs(plan: Plan) -> None:
 
 
 def outcome_if_current(item_dir: ItemDir, inputs: list[Any], settings_hash: str) -> dict[str, Any] | None:
-    """A finished video's outcome, if its inputs and settings are those of then and its output is whole."""
+    """A finished video's outcome, if its inputs and settings are those of then and its output is whole.
+
+    That of a quarantined one too, as long as nothing has changed.
+    """
     outcome = item_dir.read_outcome()
-    if outcome is None or outcome["status"] == "failed" or outcome["settings_hash"] != settings_hash:
+    if outcome is None or (outcome.get("inputs"), outcome.get("settings_hash")) != (inputs, settings_hash):
         return None
-    if outcome["inputs"] != inputs:
-        return None
+    if outcome["status"] == "quarantined":
+        return outcome
     return outcome if is_file(item_dir.output_dir / outcome["output"], outcome) else None
 
 
 def outcome_for_touched_inputs(item_dir: ItemDir, plan: Plan) -> dict[str, Any] | None:
     """A finished video's outcome, if its inputs changed their times but not their content."""
     outcome = item_dir.read_outcome()
-    if outcome is None or outcome["status"] == "failed" or outcome["plan_hash"] != plan.plan_hash:
+    if outcome is None or outcome.get("plan_hash") != plan.plan_hash:
         return None
     if not is_file(item_dir.output_dir / outcome["output"], outcome):
         return None
@@ -95,19 +112,19 @@ def outcome_for_touched_inputs(item_dir: ItemDir, plan: Plan) -> dict[str, Any] 
     return outcome
 
 
-def _outcome(plan: Plan, status: str, target: Path) -> dict[str, Any]:
+def _outcome(plan: Plan, status: str, target: StoragePath) -> dict[str, Any]:
     width, height = plan.index.displayed_size
     return {
         "status": status,
-        "output": str(Path(plan.output).with_suffix(target.suffix)),
+        "output": str(PurePosixPath(plan.output).with_suffix(target.suffix)),
         "frames": plan.index.num_frames,
         "width": width,
         "height": height,
         "hole_share": plan.hole_share,
         "notes": list(plan.notes),
         "seconds": 0.0,
-        "num_bytes": target.stat().st_size,
-        "sha256": file_sha256(target),
+        "source_bytes": plan.index.num_bytes,
+        "stamp": file_stamp(target),
         "inputs": plan.inputs,
         "settings_hash": plan.settings_hash,
         "plan_hash": plan.plan_hash,

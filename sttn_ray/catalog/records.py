@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sttn_ray.catalog.plan import Plan, Settings
+from sttn_ray.paths import StoragePath, as_path, remove_file, walk
 from sttn_ray.storage import claim, is_file, read_record, write_record
 
 STATE_DIR = "_sttn"
@@ -22,8 +23,8 @@ STATE_DIR = "_sttn"
 class ItemDir:
     """The records of one video."""
 
-    def __init__(self, output_dir: str | Path, output_name: str) -> None:
-        self.output_dir = Path(output_dir)
+    def __init__(self, output_dir: str | StoragePath, output_name: str) -> None:
+        self.output_dir = as_path(output_dir)
         key = hashlib.sha256(output_name.encode()).hexdigest()[:24]
         self.path = self.output_dir / STATE_DIR / "items" / key
 
@@ -41,33 +42,59 @@ class ItemDir:
         write_record(self.path / "outcome.json", outcome)
 
     def clear_outcome(self) -> None:
-        (self.path / "outcome.json").unlink(missing_ok=True)
+        remove_file(self.path / "outcome.json")
 
-    def segment_path(self, number: int) -> Path:
+    def segment_path(self, number: int) -> StoragePath:
         return self.path / f"segment-{number:05d}.mp4"
 
     def write_segment(self, number: int, record: dict[str, Any]) -> None:
-        write_record(self.path / f"segment-{number:05d}.json", record)
+        write_record(self.path / _record_name(number), record)
+
+    def read_segments(self, plan: Plan) -> list[dict[str, Any] | None]:
+        """The records of a plan's segments; None for those that are still to be done."""
+        names = self._names()
+        return [
+            self.read_segment(n, plan.plan_hash) if _record_name(n) in names else None
+            for n in range(len(plan.segments))
+        ]
 
     def read_segment(self, number: int, plan_hash: str) -> dict[str, Any] | None:
         """A segment's record if it is of this plan and its file is there, whole and unchanged."""
-        record = read_record(self.path / f"segment-{number:05d}.json")
+        record = read_record(self.path / _record_name(number))
         if record is None or record["plan_hash"] != plan_hash:
             return None
         return record if is_file(self.segment_path(number), record) else None
 
+    def has_all_segments(self, plan: Plan) -> bool:
+        """Whether there is a record, of whatever plan, for each of a plan's segments; one listing tells."""
+        return self._names().issuperset(_record_name(n) for n in range(len(plan.segments)))
+
     def clear_work(self) -> None:
         """Delete plan and segments, also half-written ones of killed processes; the outcome stays."""
-        for path in self.path.iterdir() if self.path.is_dir() else ():
-            if not path.name.startswith(("outcome.json", ".outcome.json")):
-                path.unlink(missing_ok=True)
+        if isinstance(self.path, Path):
+            names = [path.name for path in self.path.iterdir()] if self.path.is_dir() else []
+        else:
+            names = sorted(self._names())
+        for name in names:
+            if not name.startswith(("outcome.json", ".outcome.json")):
+                remove_file(self.path / name)
+
+    def _names(self) -> set[str]:
+        try:
+            return {name for _, name in walk(str(self.path))}
+        except FileNotFoundError:
+            return set()
 
 
-def claim_output(output_dir: str | Path, settings: Settings) -> None:
+def _record_name(number: int) -> str:
+    return f"segment-{number:05d}.json"
+
+
+def claim_output(output_dir: str | StoragePath, settings: Settings) -> None:
     """Write a run's settings to its output, or check that they are those that stand there.
 
     Raises:
         ConfigError: the folder holds outputs made with other settings.
     """
     advice = "choose another inpaint.output, or delete the folder to do all again"
-    claim(Path(output_dir) / STATE_DIR / "run.json", settings.fingerprint(), output_dir, advice)
+    claim(as_path(output_dir) / STATE_DIR / "run.json", settings.fingerprint(), output_dir, advice)

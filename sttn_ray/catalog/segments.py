@@ -11,7 +11,7 @@ from sttn_ray.completion.engine import Engine, SourceFrame
 from sttn_ray.completion.prefetch import prefetched
 from sttn_ray.masks.hole import Hole, make_holes
 from sttn_ray.masks.read import read_masks
-from sttn_ray.storage import published
+from sttn_ray.storage import file_stamp, published
 from sttn_ray.video.color import ColorFormat, color_format, frame_planes
 from sttn_ray.video.decode import decode_range
 from sttn_ray.video.encode import encode_segment
@@ -75,6 +75,7 @@ def write_segment(
             "num_frames": encoded.num_frames,
             "num_bytes": encoded.num_bytes,
             "sha256": encoded.sha256,
+            "stamp": file_stamp(item_dir.segment_path(segment)),
             "extradata_sha256": encoded.extradata_sha256,
             "seconds": seconds + time.monotonic() - start_s,
         },

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 from sttn_ray.corpus import Entry, Source
 from sttn_ray.errors import failed_outcome
-from sttn_ray.paths import StoragePath, as_path, is_remote, stamps
+from sttn_ray.paths import StoragePath, as_path
 from sttn_ray.shards.plan import Range
 from sttn_ray.shards.write import Fault, IndexRow
-from sttn_ray.storage import is_file, read_record, write_record
+from sttn_ray.storage import file_stamp, is_file, read_record, write_record
 
 STATE_DIR = "_sttn"
 
@@ -70,23 +70,13 @@ class ShardsDir:
         faults = record["faults"]
         if any(f["step"] == "read" or (f["step"] == "gone" and f["sha256"] in present) for f in faults):
             return None
-        return record if not record["rows"] or self._is_unchanged(file, record) else None
-
-    def _is_unchanged(self, file: str, record: dict[str, Any]) -> bool:
-        path = self.folder / file
-        try:
-            # A store checks what it keeps, and its ETag says so; a disk does not.
-            if is_remote(path) and _stamp(path) == record["stamp"]:
-                return True
-            return is_file(path, record)
-        except FileNotFoundError:
-            return False
+        return record if not record["rows"] or is_file(self.folder / file, record) else None
 
     def write_done(
         self, file: str, content_hash: str, rows: Sequence[IndexRow], faults: Sequence[Fault]
     ) -> dict[str, Any]:
         path = self.folder / file
-        stamp = _stamp(path) if rows else [0, None]
+        stamp = file_stamp(path) if rows else [0, None]
         record = {
             "content": content_hash,
             "rows": rows,
@@ -106,10 +96,6 @@ class ShardsDir:
 
     def _done_path(self, file: str) -> StoragePath:
         return self._state / "done" / f"{file.removesuffix('.parquet').replace('/', '-')}.json"
-
-
-def _stamp(path: StoragePath) -> list[Any]:
-    return stamps(path)[0][1:]
 
 
 def path_key(path: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from sttn_ray.errors import CorpusError, failed_outcome
+from sttn_ray.errors import CorpusError, describe_failures, failed_outcome
 from sttn_ray.shards.plan import Video, split_of
 
 Row = dict[str, Any]
@@ -31,7 +31,6 @@ BLANK: Row = {
     **{"status": "done", "step": "", "error": "", "reason": "", "is_unexpected": False},
     **{"sha256": "", "frames": 0, "pixels": 0, "clips": 0, "clip_frames": 0, "frame_spans": []},
 }
-_SHOWN_REASONS = 20
 
 
 def mark_unusable(videos: Iterable[Row], *, min_clip_frames: int) -> None:
@@ -107,11 +106,8 @@ def refuse_too_many_failures(failed: Sequence[Row], num_videos: int, max_error_f
     """
     if len(failed) <= max_error_fraction * num_videos:
         return
-    counts = Counter((row["step"], row["error"]) for row in failed)
-    first = {(row["step"], row["error"]): row["reason"].splitlines()[0] for row in reversed(failed)}
-    table = [f"{count} at {key[0]}, {key[1]}, as in: {first[key]}" for key, count in counts.most_common(_SHOWN_REASONS)]
     title = (
         f"{len(failed)} of {num_videos} videos failed, more than corpus.max_error_fraction={max_error_fraction:g} "
         "allows, so no index was written:"
     )
-    raise CorpusError("\n".join([title, *table]))
+    raise CorpusError("\n".join([title, *describe_failures(failed)]))

@@ -6,12 +6,10 @@ without trying again, so that a full disk or a store that is away for a moment l
 
 import shutil
 import tempfile
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
-from sttn_ray.paths import StoragePath, open_binary, reading, remove_file, walk
+from sttn_ray.paths import StoragePath, remove_file, walk
 from sttn_ray.storage import published
 from sttn_ray.training.state import TrainState, save_state
 
@@ -30,21 +28,9 @@ def find_checkpoints(run_dir: StoragePath) -> list[str]:
         return []
 
 
-@contextmanager
-def state_file(run_dir: StoragePath, name: str) -> Iterator[Path]:
-    """A checkpoint's file on this machine: itself, or a copy of it that vanishes.
-
-    Raises:
-        StorageError: it cannot be read.
-    """
-    path = run_dir / CHECKPOINTS / name / STATE_FILE
-    if isinstance(path, Path):
-        yield path
-        return
-    with tempfile.TemporaryDirectory(prefix="sttn-ray-") as folder:
-        with reading(path), open_binary(path) as source, open(Path(folder) / STATE_FILE, "wb") as copy:
-            shutil.copyfileobj(source, copy, 2**24)
-        yield Path(folder) / STATE_FILE
+def state_path(run_dir: StoragePath, name: str) -> StoragePath:
+    """The file of a checkpoint."""
+    return run_dir / CHECKPOINTS / name / STATE_FILE
 
 
 class CheckpointWriter:
@@ -79,9 +65,9 @@ class CheckpointWriter:
 
     def _bring(self, folder: Path, name: str) -> None:
         try:
-            with published(self._run_dir / CHECKPOINTS / name / STATE_FILE) as temporary:
+            with published(state_path(self._run_dir, name)) as temporary:
                 shutil.copyfile(folder / STATE_FILE, temporary)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         for old in find_checkpoints(self._run_dir)[: -self._num_kept]:
-            remove_file(self._run_dir / CHECKPOINTS / old / STATE_FILE)
+            remove_file(state_path(self._run_dir, old))

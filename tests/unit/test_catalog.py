@@ -441,7 +441,7 @@ def test_published_twice_is_the_same_bytes(work: tuple[ItemDir, Plan]):
     for number in range(len(plan.segments)):
         do_segment(item_dir, plan, number)
     second = publish_if_complete(item_dir, plan)
-    assert first == second
+    assert {**first, "stamp": None} == {**second, "stamp": None}  # the time of change
 
 
 def test_a_video_without_a_hole_is_copied(item: Item, tmp_path: Path):

@@ -17,6 +17,8 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 # Every key is a promise to users: adding, renaming or removing one is a decision, made here too.
 KEYS = {
     "run.device",
+    "inpaint.max_error_fraction",
+    "inpaint.max_hours",
     "run.num_actors",
     "run.actor_cpus",
     "run.log_interval_s",

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sttn_ray.errors import ConfigError, StorageError
-from sttn_ray.storage import published, read_record, require_local, write_record
+from sttn_ray.errors import StorageError
+from sttn_ray.storage import published, read_record, write_record
 
 DYING_WRITER = """
 import os, sys
@@ -130,14 +130,3 @@ def test_a_file_that_is_no_record_is_an_error(tmp_path: Path, text: str):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(StorageError, match=r"a\.json: .*record.*; delete it"):
         read_record(tmp_path / "a.json")
-
-
-def test_object_stores_are_refused_all_at_once():
-    require_local({"inpaint.video": "film.mp4", "inpaint.mask": None, "inpaint.output": "/data/out"})
-    with pytest.raises(ConfigError) as raised:
-        require_local(
-            {"inpaint.video": "s3://bucket/film.mp4", "inpaint.mask": "m.png", "inpaint.output": "gs://b/out"}
-        )
-    lines = str(raised.value).splitlines()
-    assert [line.split(":")[0] for line in lines] == ["inpaint.video=s3", "inpaint.output=gs"]
-    assert all("an object store is not supported here yet" in line for line in lines)

@@ -1,0 +1,56 @@
+"""How often the process of one task died: what takes its process with it each time is not tried for ever."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from sttn_ray.catalog.records import ItemDir
+from sttn_ray.errors import PoisonError
+from sttn_ray.paths import remove_file
+from sttn_ray.storage import read_record, write_record
+
+MAX_DEATHS = 3
+
+
+class Place(NamedTuple):
+    """Where a task runs: the driver's job, the node, and a way to ask which nodes are alive."""
+
+    job: str
+    node: str
+    living_nodes: Callable[[], set[str]]
+
+
+@contextmanager
+def attempt(item_dir: ItemDir, task: str, place: Place) -> Iterator[None]:
+    """Note that a task of a video begins, and that it ended, well or with an error.
+
+    A note that was left behind by the same job means that the process died. Where the node died with it, or the driver
+    was another one, that says nothing of the video.
+
+    Args:
+        item_dir: the video's records.
+        task: its step, and the segment where there is one.
+        place: where it runs.
+
+    Raises:
+        PoisonError: it died `MAX_DEATHS` times.
+        StorageError: the note cannot be written.
+    """
+    path = item_dir.path / f"attempts-{task}.json"
+    record = read_record(path) or {}
+    nodes: list[str] = record["nodes"] if record.get("job") == place.job else []
+    if len(nodes) >= MAX_DEATHS:
+        living = place.living_nodes()
+        nodes = [node for node in nodes if node in living]
+        if len(nodes) >= MAX_DEATHS:
+            remove_file(path)
+            raise PoisonError(
+                f"the process that worked on it ({task}) died {len(nodes)} times on nodes that live, as when it runs "
+                "out of memory or a decoder crashes; it is not tried again: delete its outcome.json in "
+                f"{item_dir.path} to try it"
+            )
+    write_record(path, {"job": place.job, "nodes": [*nodes, place.node]})
+    try:
+        yield
+    finally:
+        remove_file(path)
