@@ -150,11 +150,15 @@ def run(experiment: Experiment) -> int:
     if fault is not None:
         log.error("training stopped: %s", fault)
         return 1
-    last = state_path(run_dir, find_checkpoints(run_dir)[-1])
-    with on_this_machine(last) as path, published(run_dir / GENERATOR_FILE) as temporary:
-        step = read_checkpoint(path)["step"]
-        save_generator(temporary, load_generator(path))
-    write_record(run_dir / "done.json", {"step": step})
+    try:
+        last = state_path(run_dir, find_checkpoints(run_dir)[-1])
+        with on_this_machine(last) as path, published(run_dir / GENERATOR_FILE) as temporary:
+            step = read_checkpoint(path)["step"]
+            save_generator(temporary, load_generator(path))
+        write_record(run_dir / "done.json", {"step": step})
+    except StorageError as error:
+        log.error("all steps are done, but: %s; the same command goes on", error)
+        return 1
     log.info("trained to step %d; the generator: %s", step, run_dir / GENERATOR_FILE)
     return 0
 
@@ -238,10 +242,9 @@ def _work(job: dict[str, Any], run_dir: StoragePath) -> str | None:
     cv2.setNumThreads(1)
     device = torch.device("mps") if job["device"] == "mps" else ray.train.torch.get_device()
 
-    found = find_checkpoints(run_dir) if rank == 0 else []
-    checkpoint = told_by_first(found[-1] if found else None, num_workers)
-    fault = count_start(run_dir, checkpoint, num_workers) if rank == 0 else None
-    if (fault := told_by_first(fault, num_workers)) is not None:
+    checkpoint, fault = _find_start(run_dir, num_workers) if rank == 0 else (None, None)
+    checkpoint, fault = told_by_first(checkpoint, num_workers), told_by_first(fault, num_workers)
+    if fault is not None:
         return fault
     state = _create_state(experiment, device, num_workers, job["precision"], is_new=checkpoint is None)
     if checkpoint is not None:
@@ -295,6 +298,17 @@ def _work(job: dict[str, Any], run_dir: StoragePath) -> str | None:
         checkpoints=checkpoints,
         has_notice=_make_notice(),
     )
+
+
+def _find_start(run_dir: StoragePath, num_workers: int) -> tuple[str | None, str | None]:
+    """The last checkpoint, or None; and what makes it useless to start there, or None."""
+    try:
+        found = find_checkpoints(run_dir)
+        checkpoint = found[-1] if found else None
+        return checkpoint, count_start(run_dir, checkpoint, num_workers)
+    except StorageError as error:
+        # A disk is full, or a store away for long: where starts cannot be counted they would have no end.
+        return None, f"{error}; the same command goes on"
 
 
 def _make_notice() -> Callable[[], bool]:

@@ -99,6 +99,7 @@ class FaultyProxy:
         self.counts: Counter[str] = Counter()
         self.num_bytes = 0
         self._shares, self._rng, self._lock = shares, random.Random(seed), threading.Lock()
+        self._is_closed = False
         self._target, self._stall_s, self._denied = url.removeprefix("http://"), stall_s, denied
         proxy = self
 
@@ -122,11 +123,16 @@ class FaultyProxy:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._is_closed = True  # for connections that are still open
         self._server.shutdown()
         self._server.server_close()
 
     def _answer(self, request: BaseHTTPRequestHandler) -> None:
         body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
+        if self._is_closed:
+            request.connection.shutdown(socket.SHUT_RDWR)
+            request.close_connection = True
+            return
         with self._lock:
             fault = self._draw()
             self.counts[fault] += 1
