@@ -76,8 +76,10 @@ def _content(path: Path) -> dict[str, Any]:
 
 def _done_outcome(item_dir: ItemDir, plan: Plan) -> dict[str, Any] | None:
     outcome = item_dir.read_outcome()
-    is_done = outcome is not None and outcome.get("plan_hash") == plan.plan_hash
-    return outcome if is_done else None
+    if outcome is None or outcome.get("plan_hash") != plan.plan_hash:
+        return None
+    item_dir.clear_work()  # what this task has recorded since
+    return outcome
 
 
 def _refuse_changed_inputs(plan: Plan) -> None:

@@ -1,0 +1,122 @@
+"""`pipelines.inpaint` from and to an object store, moto's server, on a real cluster; with faults."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import ray
+
+from pipelines import inpaint
+from sttn_ray.config import load_experiment
+from sttn_ray.model.generator import Generator, GeneratorConfig
+from sttn_ray.model.weights import save_generator
+from tests.media import make_damaged_copy, make_video
+from tests.store import FaultyProxy, client, upload
+from tests.store import contents as objects
+
+BOX = "16,12,30,20"
+SETTINGS = ("inpaint.segment_frames=14", "encode.codec=x264-lossless", "encode.preset=ultrafast")
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Films, a catalog of them, and weights; one film is damaged, one has no hole."""
+    folder = tmp_path_factory.mktemp("archive")
+    (folder / "films").mkdir()
+    make_video(folder / "films/sound.mp4", num_frames=36, audio=True)
+    make_video(folder / "films/matroska.mkv", num_frames=20)
+    make_video(folder / "films/plain.mp4", num_frames=12, seed=3)
+    make_damaged_copy(folder / "films/sound.mp4", folder / "films/damaged.mp4", start=0.5, stop=0.7)
+    boxes = dict.fromkeys(("sound.mp4", "matroska.mkv", "damaged.mp4"), BOX) | {"plain.mp4": "10,10,20,20@90-99"}
+    rows = [f'films/{name},"{box}"' for name, box in boxes.items()]
+    (folder / "catalog.csv").write_text("video,boxes\n" + "\n".join(rows) + "\n")
+    config = GeneratorConfig(channels=16, num_blocks=1, width=96, height=48, mask_keys=True)
+    save_generator(folder / "tiny.pt", Generator(config))
+    return folder
+
+
+def run(root: Path | str, output: Path | str, *more: str) -> int:
+    request = (f"inpaint.catalog={root}/catalog.csv", f"inpaint.checkpoint={root}/tiny.pt", f"inpaint.output={output}")
+    return inpaint.run(load_experiment((*request, *SETTINGS, *more)))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Outputs: neither records nor the manifest, which tell of times."""
+    paths = [p for p in sorted(folder.rglob("*")) if p.is_file() and "_sttn" not in p.parts and p.suffix != ".parquet"]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+@pytest.fixture(scope="module")
+def expected(archive: Path, tmp_path_factory: pytest.TempPathFactory, cluster: None) -> dict[str, bytes]:
+    """What a run on a disk makes."""
+    output = tmp_path_factory.mktemp("output") / "out"
+    assert run(archive, output) == 1
+    found = files(output)
+    assert set(found) == {"films/sound.mp4", "films/matroska.mkv", "films/plain.mp4"}
+    return found
+
+
+@pytest.fixture(scope="module")
+def cluster(store: str) -> Iterator[None]:
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def test_store_to_store_gives_the_bytes_of_a_disk(
+    archive: Path, expected: dict[str, bytes], store: str, bucket: str, tmp_path: Path
+) -> None:
+    upload(store, archive, f"{bucket}/in")
+    assert run(f"{bucket}/in", f"{bucket}/out") == 1
+    found = objects(store, f"{bucket}/out")
+    outputs = {name: data for name, data in found.items() if not name.startswith("_sttn") and "manifest" not in name}
+    assert outputs == expected
+    # Of the work only outcomes are left, and the plan of the film that failed.
+    left = Counter(name.rpartition("/")[2] for name in found if name.startswith("_sttn/items"))
+    assert left == {"outcome.json": 4, "plan.json": 1}
+    manifest = tmp_path / "manifest.parquet"
+    manifest.write_bytes(found["manifest.parquet"])
+    rows = {Path(row["video"]).name: row for row in pq.read_table(manifest).to_pylist()}
+    assert {name: row["status"] for name, row in rows.items()} == {
+        "sound.mp4": "done",
+        "matroska.mkv": "done",
+        "plain.mp4": "copied",
+        "damaged.mp4": "failed",
+    }
+    assert rows["sound.mp4"]["frames"] == 36
+    assert rows["sound.mp4"]["fps"] > 0
+    assert not any(row["is_unexpected"] for row in rows.values())
+
+    # Again: nothing that is done is done again.
+    before = client(store).info(f"{bucket}/out/films/sound.mp4")["LastModified"]
+    assert run(f"{bucket}/in", f"{bucket}/out") == 1
+    assert client(store).info(f"{bucket}/out/films/sound.mp4")["LastModified"] == before
+    # A replaced source is.
+    client(store).put_file(str(archive / "films/matroska.mkv"), f"{bucket}/in/films/damaged.mp4")
+    assert run(f"{bucket}/in", f"{bucket}/out") == 0
+
+
+@pytest.mark.slow
+def test_a_store_with_faults_gives_the_same_bytes_or_error_rows(
+    archive: Path, expected: dict[str, bytes], store: str, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(store, archive, f"{bucket}/in")
+    shares = {"error": 0.03, "reset": 0.03, "stall": 0.005}
+    ray.shutdown()
+    with (
+        FaultyProxy(store, shares, seed=5, stall_s=8, denied="matroska") as proxy,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+        ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+        assert run(f"{bucket}/in", f"{bucket}/out") == 1
+        ray.shutdown()
+        counts = proxy.counts
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+    found = objects(store, f"{bucket}/out")
+    outputs = {name: data for name, data in found.items() if not name.startswith("_sttn") and "manifest" not in name}
+    assert outputs == {name: data for name, data in expected.items() if "matroska" not in name}
+    assert counts["error"]
+    assert counts["reset"]
