@@ -18,7 +18,7 @@ FrameStep = Literal["planned", "completed", "encoded"]
 Step = Literal["plan", "complete", "encode", "publish"]
 Direction = Literal["read", "written"]
 
-STATUSES = ("done", "copied", "failed")
+STATUSES = ("done", "degraded", "copied", "failed", "quarantined")
 JOB_TAG = "JobId"  # "job" is Prometheus's own
 _SECONDS = [0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0]
 

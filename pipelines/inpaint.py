@@ -5,16 +5,22 @@ with a row for every video, and records from which the same command goes on afte
 
     python -m pipelines.inpaint inpaint.checkpoint=sttn.pth inpaint.output=out inpaint.video=a.mp4 inpaint.mask=a.png
     python -m pipelines.inpaint inpaint.checkpoint=sttn.pth inpaint.output=out inpaint.catalog=catalog.csv
+    python -m pipelines.inpaint configs/archive.yaml --dry-run
+    python -m pipelines.inpaint configs/archive.yaml inpaint.preview=8
+
+With --dry-run it only says what the job would take; with inpaint.preview=N it only draws N videos before and after.
 
 Exit status: 0 all videos are done, 1 some failed (the manifest says why), 2 the request is wrong.
 """
 
 import json
 import logging
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple
 
 import cv2
@@ -45,10 +51,13 @@ from sttn_ray.paths import StoragePath, absolute, on_this_machine, use_endpoint
 from sttn_ray.program import run_program
 from sttn_ray.storage import file_sha256
 
+from .gauges import busy, count_bytes, timed
+from .inpaint_preview import dry_run, write_preview
 from .progress import Progress, ProgressLine, prepare_data
 
 log = logging.getLogger(__name__)
 
+DRY_RUN = "--dry-run"
 SECTIONS = ("run", "storage", "inpaint", "encode")
 FAILED = ("failed", "quarantined")
 Row = dict[str, Any]
@@ -56,11 +65,19 @@ Row = dict[str, Any]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit status."""
-    return run_program(__doc__ or "", SECTIONS, run, argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    is_dry = DRY_RUN in words
+    return run_program(
+        __doc__ or "", SECTIONS, partial(run, is_dry=is_dry), [word for word in words if word != DRY_RUN]
+    )
 
 
-def run(experiment: Experiment) -> int:
+def run(experiment: Experiment, *, is_dry: bool = False) -> int:
     """Do what an experiment's `inpaint` section asks for; returns the exit status.
+
+    Args:
+        experiment: what is asked for.
+        is_dry: only say what it would take.
 
     Raises:
         SttnError: the request itself is wrong; nothing was done.
@@ -79,6 +96,11 @@ def run(experiment: Experiment) -> int:
     )
     output_dir = absolute(options.output or "")
     refuse_overwriting(items, str(output_dir))
+    if is_dry or options.preview:
+        chosen = items if is_dry else [items[n] for n in sorted({*_spread(len(items), options.preview or 1)})]
+        show = dry_run if is_dry else write_preview
+        cpus = experiment.run.actor_cpus
+        return show(chosen, settings, output_dir, generator, num_actors=num_actors, actor_cpus=cpus)
     claim_output(output_dir, settings)
     config = generator.config
     log.info(
@@ -95,13 +117,18 @@ def run(experiment: Experiment) -> int:
         "es"[: 2 * (num_actors != 1)],
         experiment.run.actor_cpus,
     )
-    job = Job(settings, str(output_dir), Progress.remote(), _deadline_s(options.max_hours))  # type: ignore[attr-defined]
+    job = Job(settings, str(output_dir), Progress.remote(exports=True), _deadline_s(options.max_hours))  # type: ignore[attr-defined]
     rows = _build(items, job, generator, num_actors=num_actors, actor_cpus=experiment.run.actor_cpus)
     with ProgressLine(job.progress, num_items=len(items), interval_s=experiment.run.log_interval_s):
         outcomes, stopped = _collect(rows, len(items), options.max_error_fraction)
     records = [manifest_row(item, _outcome_of(item, outcomes.get(n), job)) for n, item in enumerate(items)]
     manifest = write_manifest(output_dir, records)
     return _report(records, manifest, time.monotonic() - start) if stopped is None else _report_stop(stopped, manifest)
+
+
+def _spread(num_items: int, count: int) -> list[int]:
+    """Numbers of items, from the first to the last at even distances."""
+    return [n * (num_items - 1) // max(1, count - 1) for n in range(min(count, num_items))]
 
 
 def _deadline_s(max_hours: float | None) -> float | None:
@@ -147,7 +174,8 @@ def _requested_items(experiment: Experiment) -> list[Item]:
     faults = []
     if bool(options.video) == bool(options.catalog):
         faults.append("inpaint: give inpaint.video or inpaint.catalog" + ", not both" * bool(options.video))
-    if options.video and bool(options.mask) == bool(options.boxes):
+    is_look = bool(options.preview) and not (options.mask or options.boxes)
+    if options.video and not is_look and bool(options.mask) == bool(options.boxes):
         faults.append("inpaint: give inpaint.mask or inpaint.boxes" + ", not both" * bool(options.mask))
     if options.catalog and (options.mask or options.boxes):
         faults.append("inpaint: with a catalog, masks and boxes stand in its rows")
@@ -263,7 +291,7 @@ def make_plan_fn(job: Job) -> Callable[[Row], list[Row]]:
             if job.is_over:
                 return [base | _pending(job)]
             inputs = input_stats(item.video, item.mask, item.boxes)
-            with attempt(item_dir, "plan", _place()):
+            with attempt(item_dir, "plan", _place()), timed("plan"):
                 todo, outcome = _plan_item(item, item_dir, inputs, job.settings)
         except Exception as error:  # noqa: BLE001 -- this operator's one boundary
             record_dir = item_dir if item.fault is None else None
@@ -337,7 +365,7 @@ class Completer:
             plan = _plan_of(row, item_dir)
             if plan is None:
                 return row | {"plan_hash": ""}
-            with attempt(item_dir, f"complete-{row['segment']:05d}", _place()):
+            with attempt(item_dir, f"complete-{row['segment']:05d}", _place()), busy(), timed("complete"):
                 samples = list(
                     complete_segment(plan, row["segment"], self._engine, self._job.settings, self._count_completed)
                 )
@@ -367,13 +395,19 @@ def make_encode_fn(job: Job) -> Callable[[Row], Row]:
             if plan is None:
                 return row
             with attempt(item_dir, f"encode-{row['segment']:05d}", _place()):
-                write_segment(item_dir, plan, row["segment"], samples, job.settings, seconds=row["seconds"])
+                with timed("encode"):
+                    write_segment(item_dir, plan, row["segment"], samples, job.settings, seconds=row["seconds"])
                 job.progress.add.remote("encoded", row["frames"])
                 step = "publish"
-                outcome = publish_if_complete(item_dir, plan)
+                with timed("publish"):
+                    outcome = publish_if_complete(item_dir, plan)
         except Exception as error:  # noqa: BLE001 -- this operator's one boundary
             return row | _fail(item_dir, row["item"], step, error, plan.inputs if plan else [], job)
-        return row if outcome is None else row | _finish(row["item"], outcome, job)
+        if outcome is None:
+            return row
+        count_bytes("read", outcome["source_bytes"])
+        count_bytes("written", outcome["num_bytes"])
+        return row | _finish(row["item"], outcome, job)
 
     return encode
 

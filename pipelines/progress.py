@@ -11,6 +11,8 @@ import ray
 
 from sttn_ray.training.metrics import duration
 
+from .gauges import FrameStep, count_frames, show_videos
+
 log = logging.getLogger(__name__)
 
 BAR_WIDTH = 24
@@ -32,17 +34,22 @@ def prepare_data() -> None:
 class Progress:
     """Counts of a job, kept beside it; operators send and do not wait."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, exports: bool = False) -> None:
+        self._exports = exports  # to Prometheus, as `gauges` has it
         self._frames: dict[str, int] = {}
         self._items: dict[int, str] = {}
 
-    def add(self, name: str, frames: int) -> None:
+    def add(self, name: FrameStep, frames: int) -> None:
         """Frames that were planned, completed or encoded; named "planned" and "completed" they make the bar."""
         self._frames[name] = self._frames.get(name, 0) + frames
+        if self._exports:
+            count_frames(name, frames)
 
     def finish(self, item: int, status: str) -> None:
         """A video's, or a shard's, outcome; said twice it counts once."""
         self._items[item] = status
+        if self._exports:
+            show_videos(Counter(self._items.values()))
 
     def counts(self) -> dict[str, int]:
         """Frames by name and items by status."""

@@ -244,6 +244,9 @@ class InpaintSection(Section):
         250, ge=10, description="frames a task completes, and that a restart may have to do again"
     )
     require_hole: bool = Field(False, description="take an empty mask for an error instead of copying the video")
+    preview: int | None = Field(
+        None, ge=1, description="only draw so many videos, before and after, with a grid of pixels, and end"
+    )
     max_error_fraction: float = Field(
         1.0, ge=0, le=1, description="share of the videos that may fail before the job stops with a table of reasons"
     )

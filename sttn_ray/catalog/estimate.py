@@ -29,7 +29,8 @@ class Estimate(NamedTuple):
         frames_per_s: of one process, as given.
         num_processes: as given.
         hours: that the network needs; None where the rate is not known.
-        output_bytes: to write, copies included; by guess, right within a factor of two or three.
+        output_bytes: to write, copies included; by guess: right within a factor of two
+            for libx264, of ten for lossless codecs.
     """
 
     todo: int

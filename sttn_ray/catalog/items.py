@@ -41,9 +41,9 @@ class Item:
 
 
 def single_item(video: str, mask: str | None, boxes: str | None) -> list[Item]:
-    """The item of a request for one video, local paths relative to the working directory."""
+    """The item of a request for one video, local paths relative to the working directory; it may have no mask."""
     row = {"video": video, "mask": mask, "boxes": boxes, "output": PurePosixPath(video).name}
-    return _named([row], str(Path.cwd()))
+    return _named([row], str(Path.cwd()), needs_mask=False)
 
 
 def read_catalog(path: str) -> list[Item]:
@@ -81,7 +81,7 @@ def _real(path: str) -> str:
     return path if is_remote(path) else os.path.realpath(path)
 
 
-def _named(rows: Sequence[dict[str, Any]], folder: str) -> list[Item]:
+def _named(rows: Sequence[dict[str, Any]], folder: str, *, needs_mask: bool = True) -> list[Item]:
     """Items with absolute paths and an output name each; names that two items share are faults."""
     videos = [_absolute(row.get("video"), folder) for row in rows]
     items = []
@@ -92,7 +92,7 @@ def _named(rows: Sequence[dict[str, Any]], folder: str) -> list[Item]:
             fault = "the row names no video"
         elif scheme := _unknown_scheme(video, text["mask"]):
             fault = f"{video}: {scheme}:// is not supported; give a path, or s3://bucket/key"
-        elif bool(text["mask"]) == bool(text["boxes"]):
+        elif bool(text["mask"]) == bool(text["boxes"]) and (needs_mask or text["mask"]):
             fault = f"{video}: give a mask or boxes" + (", not both" if text["mask"] else "")
         name = text["output"] or _default_name(video, folder)
         parts = PurePosixPath(name).parts

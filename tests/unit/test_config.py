@@ -19,6 +19,7 @@ KEYS = {
     "run.device",
     "inpaint.max_error_fraction",
     "inpaint.max_hours",
+    "inpaint.preview",
     "run.num_actors",
     "run.actor_cpus",
     "run.log_interval_s",

@@ -1,0 +1,214 @@
+"""What `pipelines.inpaint` shows before it does anything: an estimate of the whole job, and pictures of some videos."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import cv2
+import numpy as np
+import ray
+import torch
+
+from sttn_ray.catalog.estimate import describe_estimate, estimate_job, plan_facts
+from sttn_ray.catalog.items import Item
+from sttn_ray.catalog.plan import Plan, Settings, input_stats, plan_video
+from sttn_ray.catalog.preview import displayed_frame, make_preview, preview_frames
+from sttn_ray.catalog.publish import outcome_if_current
+from sttn_ray.catalog.records import ItemDir
+from sttn_ray.catalog.segments import complete_segment
+from sttn_ray.completion.engine import Engine
+from sttn_ray.errors import ConfigError, failed_outcome
+from sttn_ray.model.generator import Generator
+from sttn_ray.paths import StoragePath
+from sttn_ray.report.preview import Picture, draw_preview, preview_page, write_picture
+from sttn_ray.video.index import index_video
+
+from .progress import prepare_data
+
+log = logging.getLogger(__name__)
+
+PREVIEW_DIR, PAGE = "preview", "index.html"
+# Frames with a hole on which the network's speed is measured. Fewer are slower each: windows reach beyond them.
+MEASURED_FRAMES = 20
+Row = dict[str, Any]
+
+
+def dry_run(
+    items: Sequence[Item],
+    settings: Settings,
+    output_dir: StoragePath,
+    generator: Generator,
+    *,
+    num_actors: int,
+    actor_cpus: int,
+) -> int:
+    """Plan every video, write nothing, and say what the job would take; returns the exit status."""
+    prepare_data()
+    # Each video (1:1): its facts. One CPU: one demuxer.
+    rows = list(
+        ray.data.from_items([{"number": n, **item.as_dict()} for n, item in enumerate(items)])
+        .map(make_facts_fn(settings, str(output_dir)), num_cpus=1)
+        .iter_rows()
+    )
+    facts = [row["facts"] for row in sorted(rows, key=lambda row: row["number"])]
+    todo = next((n for n, row in enumerate(facts) if row["status"] == "todo"), None)
+    rate = None
+    if todo is not None:
+        measure = ray.remote(num_cpus=actor_cpus, num_gpus=1 if settings.device == "cuda" else 0)(_measure)
+        rate = ray.get(measure.remote(items[todo], settings, generator, actor_cpus))
+    estimate = estimate_job(facts, frames_per_s=rate, num_processes=num_actors, codec=settings.codec, crf=settings.crf)
+    log.info("%s", describe_estimate(facts, estimate))
+    return 1 if estimate.failed else 0
+
+
+def make_facts_fn(settings: Settings, output_dir: str) -> Callable[[Row], Row]:
+    """Rows of number and `Item` columns to rows of number and facts, for `estimate_job`."""
+
+    def find(row: Row) -> Row:
+        number = row.pop("number")
+        item = Item(**row)
+        try:
+            if item.fault is not None:
+                raise ConfigError(item.fault)
+            inputs = input_stats(item.video, item.mask, item.boxes)
+            if outcome_if_current(ItemDir(output_dir, item.output), inputs, settings.hash()):
+                return {"number": number, "facts": {"video": item.video, "status": "done", "reason": ""}}
+            return {"number": number, "facts": plan_facts(plan_video(item, settings))}
+        except Exception as error:  # noqa: BLE001 -- this operator's one boundary
+            return {"number": number, "facts": {"video": item.video, **_failed(error)}}
+
+    return find
+
+
+def _measure(item: Item, settings: Settings, generator: Generator, threads: int) -> float | None:
+    """Frames with a hole that one process completes in a second, on some frames of a video."""
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(1)
+    engine = _make_engine(generator, settings)
+    plan = plan_video(item, settings)
+    segment = max(range(len(plan.segments)), key=lambda n: plan.hole_frames[n])
+    start, stop = plan.segments[segment]
+    short = replace(plan, segments=((start, min(stop, start + MEASURED_FRAMES)),), hole_frames=(1,))
+    start_s = time.monotonic()
+    packed = list(complete_segment(short, 0, engine, settings, lambda frames: None))
+    num_holes = sum(map(bool, packed))
+    return num_holes / (time.monotonic() - start_s) if num_holes else None
+
+
+def write_preview(
+    items: Sequence[Item],
+    settings: Settings,
+    output_dir: StoragePath,
+    generator: Generator,
+    *,
+    num_actors: int,
+    actor_cpus: int,
+) -> int:
+    """Draw some frames of each video before and after, and a page of them; returns the exit status."""
+    prepare_data()
+    folder = output_dir / PREVIEW_DIR
+    # Each video (1:1): its pictures, written where the page finds them. A fixed pool: each process holds the network.
+    rows = list(
+        ray.data.from_items([{"number": n, **item.as_dict()} for n, item in enumerate(items)])
+        .map(
+            Painter,  # type: ignore[arg-type]  # Ray's types do not know classes here
+            fn_constructor_kwargs={
+                "generator": ray.put(generator),
+                "settings": settings,
+                "folder": folder,
+                "threads": actor_cpus,
+            },
+            compute=ray.data.ActorPoolStrategy(size=num_actors),
+            num_cpus=actor_cpus,
+            num_gpus=1 if settings.device == "cuda" else None,
+        )
+        .iter_rows()
+    )
+    shown = [row["shown"] for row in sorted(rows, key=lambda row: row["number"])]
+    preview_page(folder / PAGE, shown)
+    for row in shown:
+        if row["status"] == "failed":
+            log.error("failed: %s", row["reason"])
+        elif row.get("boxes"):
+            log.info("%s: boxes %s", row["video"], row["boxes"])
+    log.info("look at %s; nothing was inpainted: leave inpaint.preview out for that", folder / PAGE)
+    return 1 if any(row["status"] == "failed" for row in shown) else 0
+
+
+class Painter:
+    """A network that draws previews.
+
+    Reads number and `Item` columns; adds shown, a row for `preview_page`.
+    """
+
+    def __init__(self, generator: ray.ObjectRef, settings: Settings, folder: StoragePath, threads: int) -> None:
+        torch.set_num_threads(threads)
+        cv2.setNumThreads(1)
+        self._engine = _make_engine(ray.get(generator), settings)
+        self._settings, self._folder = settings, folder
+
+    def __call__(self, row: Row) -> Row:
+        number = row.pop("number")
+        item = Item(**row)
+        shown: Row = {"video": item.video, "mask": item.mask, "boxes": item.boxes, "status": "", "pictures": []}
+        try:
+            shown |= self._show(item, number)
+        except Exception as error:  # noqa: BLE001 -- this operator's one boundary
+            shown |= _failed(error)
+            shown["pictures"] = self._show_plain(item, number)
+        return {"number": number, "shown": shown}
+
+    def _show(self, item: Item, number: int) -> Row:
+        if item.fault is not None:
+            raise ConfigError(item.fault)
+        if not (item.mask or item.boxes):
+            return {"pictures": self._show_plain(item, number)}
+        plan = plan_video(item, self._settings)
+        frames = preview_frames(plan.index, plan.mask)
+        pictures = make_preview(plan, self._engine, self._settings, frames)
+        return {**_facts(plan), "pictures": self._write(pictures, frames, plan.index.times_s(), number)}
+
+    def _show_plain(self, item: Item, number: int) -> list[Row]:
+        """The picture alone, so that a box can be read off; nothing where there is none."""
+        try:
+            index = index_video(item.video)
+            frame = index.num_frames // 2
+            picture = displayed_frame(index, frame)
+        except Exception:  # noqa: BLE001 -- the row tells already why
+            return []
+        alone = draw_preview(picture, np.zeros(picture.shape[:2], bool), None)
+        return self._write([alone], [frame], index.times_s(), number)
+
+    def _write(
+        self, pictures: Sequence[Picture], frames: Sequence[int], times_s: Sequence[float], number: int
+    ) -> list[Row]:
+        names = [f"{number:06d}-{frame:08d}.jpg" for frame in frames]
+        for name, picture in zip(names, pictures, strict=True):
+            write_picture(self._folder / name, picture)
+        return [
+            {"frame": frame, "time_s": times_s[frame], "file": name} for frame, name in zip(frames, names, strict=True)
+        ]
+
+
+def _facts(plan: Plan) -> Row:
+    width, height = plan.index.displayed_size
+    return {
+        "boxes": plan.mask.name if plan.mask.kind == "boxes" else None,
+        "output": plan.output,
+        "width": width,
+        "height": height,
+        "frames": plan.index.num_frames,
+        "hole_share": plan.hole_share,
+        "notes": list(plan.notes),
+    }
+
+
+def _failed(error: Exception) -> Row:
+    outcome = failed_outcome("plan", error)
+    return {name: outcome[name] for name in ("status", "step", "reason")}
+
+
+def _make_engine(generator: Generator, settings: Settings) -> Engine:
+    return Engine(generator, device=settings.device, precision=settings.precision, schedule=settings.schedule)
