@@ -30,7 +30,7 @@ READ_ERRORS = (OSError, BotoCoreError, ClientError)
 
 _OPTIONS: dict[str, Any] = {"use_listings_cache": False}  # others may write there too
 # Beside botocore's own: about a minute altogether, which a store may need to come back.
-_NUM_TRIES = 11
+_NUM_TRIES = 8
 # Bytes that are read ahead of what is asked for. s3fs would take 50 MiB, of which a seek throws away most.
 SOME = 2**20
 ALL = 8 * 2**20

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from tests.training import NUM_STEPS, final_state, losses, seen, steps_done, tra
 
 pytestmark = pytest.mark.slow
 MAX_S_TO_FAIL = 300
+Start = Callable[..., subprocess.Popen[bytes]]
 
 
 @contextmanager
@@ -36,18 +37,26 @@ def small_disk(folder: Path, num_bytes: int) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def start_logged(log: Path, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
-    with open(log, "wb") as said:
-        return subprocess.Popen(
-            [sys.executable, "-m", "sttn_ray.train", *arguments],
-            cwd=ROOT,
-            env={**os.environ, **environment},
-            stdout=said,
-            stderr=subprocess.STDOUT,
-        )
+@pytest.fixture
+def start_logged() -> Iterator[Start]:
+    """Starts trainings that write what they say to a file; one that still runs at the end is killed."""
+    runs = []
+
+    def begin(log: Path, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
+        with open(log, "wb") as said:
+            command = [sys.executable, "-m", "sttn_ray.train", *arguments]
+            environment = {**os.environ, **environment}
+            run = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=said, stderr=subprocess.STDOUT)
+        runs.append(run)
+        return run
+
+    yield begin
+    for run in runs:
+        run.kill()
+        run.wait()
 
 
-def test_a_run_grows_when_a_node_comes(training_shards: Path, tmp_path: Path) -> None:
+def test_a_run_grows_when_a_node_comes(training_shards: Path, tmp_path: Path, start_logged: Start) -> None:
     num_steps, run_dir = 300, tmp_path / "run"
     more = ("train.min_workers=1", f"train.num_steps={num_steps}", "train.checkpoint_interval=20")
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
@@ -66,7 +75,9 @@ def test_a_run_grows_when_a_node_comes(training_shards: Path, tmp_path: Path) ->
     assert (read_record(run_dir / "starts.json") or {})["place"] != "the beginning"
 
 
-def test_a_full_disk_ends_the_run_and_the_same_command_goes_on(training_shards: Path, tmp_path: Path) -> None:
+def test_a_full_disk_ends_the_run_and_the_same_command_goes_on(
+    training_shards: Path, tmp_path: Path, start_logged: Start
+) -> None:
     assert train(*words(training_shards, tmp_path / "undisturbed", 1)).returncode == 0
     size = (tmp_path / f"undisturbed/checkpoints/step-{NUM_STEPS:08d}/state.pt").stat().st_size
     with small_disk(tmp_path / "disk", int(3.5 * size)) as disk:
@@ -86,7 +97,7 @@ def test_a_full_disk_ends_the_run_and_the_same_command_goes_on(training_shards: 
 
 
 def test_a_store_that_is_away_for_half_a_minute_costs_nothing(
-    training_shards: Path, tmp_path: Path, store: str, bucket: str
+    training_shards: Path, tmp_path: Path, store: str, bucket: str, start_logged: Start
 ) -> None:
     assert train(*words(training_shards, tmp_path / "disk", 1)).returncode == 0
     port = free_port()
@@ -107,7 +118,7 @@ def test_a_store_that_is_away_for_half_a_minute_costs_nothing(
 
 
 def test_a_store_that_stays_away_ends_the_run_and_the_same_command_goes_on(
-    training_shards: Path, tmp_path: Path, store: str, bucket: str
+    training_shards: Path, tmp_path: Path, store: str, bucket: str, start_logged: Start
 ) -> None:
     port = free_port()
     request = [*words(training_shards, tmp_path, 1), f"run.dir={bucket}/run"]
