@@ -14,6 +14,7 @@ import numpy as np
 from av.video.frame import PictureType
 
 from sttn_ray.errors import VideoError
+from sttn_ray.video.frames import copy_frame
 from sttn_ray.video.index import VideoIndex
 
 Codec = Literal["libx264", "x264-lossless", "ffv1"]
@@ -175,17 +176,6 @@ def set_picture_tags(context: av.VideoCodecContext, index: VideoIndex) -> None:
         context.sample_aspect_ratio = index.sample_aspect
 
 
-def _renamed(frame: av.VideoFrame, pix_fmt: str) -> av.VideoFrame:
-    """The same samples under another name of their format; a conversion would rescale them."""
-    renamed = av.VideoFrame(frame.width, frame.height, pix_fmt)
-    for source, target in zip(frame.planes, renamed.planes, strict=True):
-        rows = np.frombuffer(source, np.uint8).reshape(-1, source.line_size)
-        into = np.frombuffer(target, np.uint8).reshape(-1, target.line_size)
-        width = min(source.line_size, target.line_size)
-        into[: source.height, :width] = rows[: source.height, :width]
-    return renamed
-
-
 def _write(
     path: Path, frames: Iterable[av.VideoFrame], pts: tuple[int, ...], index: VideoIndex, settings: EncoderSettings
 ) -> None:
@@ -202,7 +192,7 @@ def _write(
         set_picture_tags(context, index)
         for frame, frame_pts in zip(frames, pts, strict=True):
             if frame.format.name != settings.pix_fmt:
-                frame = _renamed(frame, settings.pix_fmt)
+                frame = copy_frame(frame, settings.pix_fmt)
             frame.time_base = tick
             frame.pts = round((frame_pts - pts[0]) * index.time_base / tick)
             frame.pict_type = PictureType.NONE  # the encoder's choice, not the source's
