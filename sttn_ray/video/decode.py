@@ -7,6 +7,7 @@ import av
 
 from sttn_ray.errors import VideoError
 from sttn_ray.video.conceal import concealed_range
+from sttn_ray.video.deinterlace import MARGIN_FRAMES, deinterlaced
 from sttn_ray.video.frames import check_format
 from sttn_ray.video.index import VideoIndex, open_video
 
@@ -24,6 +25,9 @@ def decode_range(
 ) -> Iterator[av.VideoFrame]:
     """Decode frames `start` to `stop` (exclusive) of a video, in order, each checked by its timestamp.
 
+    Those of an interlaced video are deinterlaced where its index says so, from a few more frames on both sides, so
+    that a frame's picture does not depend on the range.
+
     Args:
         index: the video.
         start, stop: frame numbers; those beyond the last frame are left out.
@@ -32,17 +36,32 @@ def decode_range(
         concealed: is given the numbers of those frames.
 
     Raises:
-        VideoError: a frame is missing or damaged; where that is concealed, all of the range's are. A frame has
-            another size or format than the first one.
+        VideoError: a frame is missing or damaged; where that is concealed, all that were read for the range are. A
+            frame has another size or format than the first one.
         StorageError: the file cannot be read, which is never concealed.
     """
     stop = min(stop, index.num_frames)
     if start >= stop:
         return
+    concealed = set() if concealed is None else concealed
+    if not index.is_deinterlaced:
+        yield from _coded_range(index, start, stop, threads, on_damage, concealed)
+        return
+    first, last = max(start - MARGIN_FRAMES, 0), min(stop + MARGIN_FRAMES, index.num_frames)
+    concealed_here: set[int] = set()
+    coded = _coded_range(index, first, last, threads, on_damage, concealed_here)
+    for number, frame in enumerate(deinterlaced(coded, threads=threads), first):
+        if start <= number < stop:
+            concealed |= concealed_here & {number}
+            yield frame
+
+
+def _coded_range(
+    index: VideoIndex, start: int, stop: int, threads: int, on_damage: OnDamage, concealed: set[int]
+) -> Iterator[av.VideoFrame]:
     if on_damage == "fail":
-        yield from _exact_range(index, start, stop, threads)
-    else:
-        yield from concealed_range(index, start, stop, set() if concealed is None else concealed)
+        return _exact_range(index, start, stop, threads)
+    return concealed_range(index, start, stop, concealed)
 
 
 def _exact_range(index: VideoIndex, start: int, stop: int, threads: int) -> Iterator[av.VideoFrame]:
