@@ -1,26 +1,76 @@
 """Exactly the frames of a range, by seeking."""
 
 from collections.abc import Iterator
+from typing import Literal
 
 import av
 
 from sttn_ray.errors import VideoError
+from sttn_ray.video.conceal import concealed_range
+from sttn_ray.video.deinterlace import MARGIN_FRAMES, deinterlaced
+from sttn_ray.video.frames import check_format
 from sttn_ray.video.index import VideoIndex, open_video
 
+OnDamage = Literal["fail", "conceal"]
 
-def decode_range(index: VideoIndex, start: int, stop: int, *, threads: int = 1) -> Iterator[av.VideoFrame]:
+
+def decode_range(
+    index: VideoIndex,
+    start: int,
+    stop: int,
+    *,
+    threads: int = 1,
+    on_damage: OnDamage = "fail",
+    concealed: set[int] | None = None,
+) -> Iterator[av.VideoFrame]:
     """Decode frames `start` to `stop` (exclusive) of a video, in order, each checked by its timestamp.
 
-    Decoding starts at the last keyframe at or before the range. Where the first frame then comes out too late (open
-    groups of pictures, MPEG-TS), it starts one keyframe earlier, and at last from the file's beginning.
+    Those of an interlaced video are deinterlaced where its index says so, from a few more frames on both sides, so
+    that a frame's picture does not depend on the range.
+
+    Args:
+        index: the video.
+        start, stop: frame numbers; those beyond the last frame are left out.
+        threads: of the decoder; always one where damage is concealed, since several do not repeat themselves there.
+        on_damage: "conceal" gives a copy of the last good frame in place of each that is missing or damaged.
+        concealed: is given the numbers of those frames.
 
     Raises:
-        VideoError: a frame is missing or damaged.
-        StorageError: the file cannot be read.
+        VideoError: a frame is missing or damaged; where that is concealed, all that were read for the range are. A
+            frame has another size or format than the first one.
+        StorageError: the file cannot be read, which is never concealed.
+    """
+    stop = min(stop, index.num_frames)
+    if start >= stop:
+        return
+    concealed = set() if concealed is None else concealed
+    if not index.is_deinterlaced:
+        yield from _coded_range(index, start, stop, threads, on_damage, concealed)
+        return
+    first, last = max(start - MARGIN_FRAMES, 0), min(stop + MARGIN_FRAMES, index.num_frames)
+    concealed_here: set[int] = set()
+    coded = _coded_range(index, first, last, threads, on_damage, concealed_here)
+    for number, frame in enumerate(deinterlaced(coded, threads=threads), first):
+        if start <= number < stop:
+            concealed |= concealed_here & {number}
+            yield frame
+
+
+def _coded_range(
+    index: VideoIndex, start: int, stop: int, threads: int, on_damage: OnDamage, concealed: set[int]
+) -> Iterator[av.VideoFrame]:
+    if on_damage == "fail":
+        return _exact_range(index, start, stop, threads)
+    return concealed_range(index, start, stop, concealed)
+
+
+def _exact_range(index: VideoIndex, start: int, stop: int, threads: int) -> Iterator[av.VideoFrame]:
+    """Decoding starts at the last keyframe at or before the range.
+
+    Where the first frame then comes out too late (open groups of pictures, MPEG-TS), it starts one keyframe earlier,
+    and at last from the file's beginning.
     """
     wanted = index.pts[start:stop]
-    if not wanted:
-        return
     candidates = [p for p in index.keyframe_pts if p <= wanted[0]][-2:][::-1]
     for keyframe in [*candidates, None]:
         frames = _decode_from(index, keyframe, threads)
@@ -55,11 +105,7 @@ def _decode_from(index: VideoIndex, keyframe: int | None, threads: int) -> Itera
 def _checked(frame: av.VideoFrame, index: VideoIndex, number: int) -> av.VideoFrame:
     if frame.is_corrupt:
         raise VideoError(f"{index.path}: damaged: frame {number} decodes with errors")
-    if (frame.width, frame.height) != (index.width, index.height) or (frame.format.name != index.pix_fmt):
-        raise VideoError(
-            f"{index.path}: frame {number} is {frame.width}x{frame.height} {frame.format.name}, the first one "
-            f"{index.width}x{index.height} {index.pix_fmt}: videos that change size or format are not supported"
-        )
+    check_format(frame, index, number)
     return frame
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from av.video.frame import PictureType
 
 from sttn_ray.errors import VideoError
+from sttn_ray.video.frames import copy_frame
 from sttn_ray.video.index import VideoIndex
 
 Codec = Literal["libx264", "x264-lossless", "ffv1"]
@@ -86,31 +87,60 @@ class EncodedSegment:
     extradata_sha256: str
 
 
+def choose_encoder(
+    index: VideoIndex, *, codec: Codec, crf: int, preset: str, threads: int
+) -> tuple[EncoderSettings, str | None]:
+    """The wanted encoder where it can hold the video, else FFV1, and then a note that says so.
+
+    Raises:
+        VideoError: FFV1 cannot hold it either.
+    """
+    wanted = EncoderSettings.for_video(index, codec=codec, crf=crf, preset=preset, threads=threads)
+    try:
+        check_encoder(index, wanted)
+    except VideoError:
+        if codec == "ffv1":
+            raise
+    else:
+        return wanted, None
+    fallback = EncoderSettings.for_video(index, codec="ffv1", crf=crf, preset=preset, threads=threads)
+    check_encoder(index, fallback)
+    return fallback, f"encoded as ffv1: {codec} cannot hold {index.width}x{index.height} {index.pix_fmt}"
+
+
 def check_encoder(index: VideoIndex, settings: EncoderSettings) -> None:
     """Open the encoder for a video without encoding, so that a refusal comes while planning.
 
     Raises:
         VideoError: the encoder does not take this size or pixel format.
     """
+    refusal = _refusal(index, settings)
+    if refusal is not None:
+        remedy = "convert the video first" if settings.codec == "ffv1" else "set encode.codec=ffv1"
+        raise VideoError(f"{index.path}: {refusal}; {remedy}")
+
+
+def _refusal(index: VideoIndex, settings: EncoderSettings) -> str | None:
+    codec, pix_fmt, size = settings.codec, index.pix_fmt, f"{index.width}x{index.height}"
     supported = {f.name for f in av.Codec(settings.encoder, "w").video_formats or []}
     if settings.pix_fmt not in supported:
-        raise VideoError(
-            f"{index.path}: {settings.codec} cannot encode its pixel format {index.pix_fmt}; set encode.codec=ffv1"
-        )
-    is_odd = (index.width % 2 and "420" in index.pix_fmt) or (index.width % 2 and "422" in index.pix_fmt)
-    is_odd = is_odd or bool(index.height % 2 and "420" in index.pix_fmt)
-    if is_odd and settings.codec != "ffv1":
-        raise VideoError(
-            f"{index.path}: {settings.codec} cannot encode {index.width}x{index.height} at {index.pix_fmt} "
-            "(odd size); set encode.codec=ffv1"
-        )
-    if settings.codec == "x264-lossless" and index.pix_fmt.startswith("gray"):
-        raise VideoError(f"{index.path}: x264-lossless turns gray into yuv420p; set encode.codec=ffv1")
-    if settings.codec == "x264-lossless" and "10" in index.pix_fmt:
-        raise VideoError(
-            f"{index.path}: x264-lossless is lossless at 8 bits only and the video is {index.pix_fmt}; "
-            "set encode.codec=ffv1"
-        )
+        return f"{codec} cannot encode its pixel format {pix_fmt}"
+    is_odd = (index.width % 2 and "420" in pix_fmt) or (index.width % 2 and "422" in pix_fmt)
+    is_odd = is_odd or bool(index.height % 2 and "420" in pix_fmt)
+    if is_odd and codec != "ffv1":
+        return f"{codec} cannot encode {size} at {pix_fmt} (odd size)"
+    if codec == "x264-lossless" and pix_fmt.startswith("gray"):
+        return "x264-lossless turns gray into yuv420p"
+    if codec == "x264-lossless" and "10" in pix_fmt:
+        return f"x264-lossless is lossless at 8 bits only and the video is {pix_fmt}"
+    context = av.CodecContext.create(settings.encoder, "w")
+    context.options = settings._options
+    _configure(context, index, settings)
+    try:
+        context.open()
+    except av.FFmpegError as error:
+        return f"{codec} does not take {size} {pix_fmt} ({error.strerror})"
+    return None
 
 
 def encode_segment(
@@ -175,15 +205,12 @@ def set_picture_tags(context: av.VideoCodecContext, index: VideoIndex) -> None:
         context.sample_aspect_ratio = index.sample_aspect
 
 
-def _renamed(frame: av.VideoFrame, pix_fmt: str) -> av.VideoFrame:
-    """The same samples under another name of their format; a conversion would rescale them."""
-    renamed = av.VideoFrame(frame.width, frame.height, pix_fmt)
-    for source, target in zip(frame.planes, renamed.planes, strict=True):
-        rows = np.frombuffer(source, np.uint8).reshape(-1, source.line_size)
-        into = np.frombuffer(target, np.uint8).reshape(-1, target.line_size)
-        width = min(source.line_size, target.line_size)
-        into[: source.height, :width] = rows[: source.height, :width]
-    return renamed
+def _configure(context: av.VideoCodecContext, index: VideoIndex, settings: EncoderSettings) -> None:
+    context.width, context.height, context.pix_fmt = index.width, index.height, settings.pix_fmt
+    context.time_base = tick_of(index.time_base)
+    context.gop_size = GROUP_OF_PICTURES
+    context.thread_count = settings.threads
+    set_picture_tags(context, index)
 
 
 def _write(
@@ -194,15 +221,10 @@ def _write(
     with av.open(str(path), "w", format="mp4", options=options) as container:
         stream = container.add_stream(settings.encoder, rate=_encoder_rate(index), options=settings._options)
         assert isinstance(stream, av.VideoStream)
-        context = stream.codec_context
-        context.width, context.height, context.pix_fmt = index.width, index.height, settings.pix_fmt
-        context.time_base = tick
-        context.gop_size = GROUP_OF_PICTURES
-        context.thread_count = settings.threads
-        set_picture_tags(context, index)
+        _configure(stream.codec_context, index, settings)
         for frame, frame_pts in zip(frames, pts, strict=True):
             if frame.format.name != settings.pix_fmt:
-                frame = _renamed(frame, settings.pix_fmt)
+                frame = copy_frame(frame, settings.pix_fmt)
             frame.time_base = tick
             frame.pts = round((frame_pts - pts[0]) * index.time_base / tick)
             frame.pict_type = PictureType.NONE  # the encoder's choice, not the source's

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal
 
 import av
 import numpy as np
@@ -13,9 +13,15 @@ from av.stream import Disposition
 from sttn_ray.errors import StorageError, VideoError
 from sttn_ray.paths import ALL, READ_ERRORS, SOME, as_path, is_file, is_remote, open_binary, reading, reason
 from sttn_ray.storage import file_sha256
+from sttn_ray.video.deinterlace import can_deinterlace
+
+Interlaced = Literal["refuse", "deinterlace"]
+
 
 # Of one frame; a header that claims more is not believed.
 MAX_PIXELS = 16384 * 16384
+# FFmpeg's numbers for a stream whose frames consist of two fields, by the order in which they are coded and shown.
+_FIELD_ORDERS = (2, 3, 4, 5)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +54,7 @@ class VideoIndex:
         rotation: degrees counterclockwise by which a player turns the picture: 0, 90, 180 or 270.
         others: the file's other streams, in order.
         frames_skipped: frames before the first one that decodes (a file cut in the middle of a group of pictures).
+        is_deinterlaced: whether `decode_range` makes full frames of interlaced ones.
     """
 
     path: str
@@ -69,6 +76,7 @@ class VideoIndex:
     rotation: int
     others: tuple[OtherStream, ...]
     frames_skipped: int
+    is_deinterlaced: bool = False
 
     @property
     def num_frames(self) -> int:
@@ -130,12 +138,19 @@ def open_video(path: str, *, ahead: int = SOME) -> Iterator[av.container.InputCo
         raise StorageError(f"{path}: cannot be read ({reason(error)})") from error
 
 
-def index_video(path: str) -> VideoIndex:
+def index_video(path: str, *, interlaced: Interlaced = "refuse") -> VideoIndex:
     """Read a video file's index: all packets are read, the first frame is decoded.
+
+    Interlaced is what the stream's header, its first packets or its first frame say to be: a video that says so on a
+    later frame only is taken for a progressive one.
+
+    Args:
+        path: of the file, or in an object store.
+        interlaced: what is done with an interlaced video.
 
     Raises:
         VideoError: the file is missing, empty, not a video, holds no video stream, or is of a kind that is not
-            supported (interlaced, transparent).
+            supported (transparent; interlaced where that is refused or its format cannot be deinterlaced).
         StorageError: it cannot be read.
     """
     if not is_file(path):
@@ -154,6 +169,7 @@ def index_video(path: str) -> VideoIndex:
                 )
             pts, keyframe_pts = _read_packets(container, stream, path)
             header = _read_header(container, stream)
+            has_fields = stream.codec_context.field_order in _FIELD_ORDERS
         first = _decode_first(path, header["stream"])
         if pts is None:
             pts = _pts_by_decoding(path, header["stream"])
@@ -164,6 +180,9 @@ def index_video(path: str) -> VideoIndex:
     decodable = tuple(p for p in pts if p >= first.pts)
     if not decodable:
         raise VideoError(f"{path}: holds no frame that decodes")
+    is_interlaced = has_fields or first.interlaced_frame
+    if is_interlaced:
+        _check_interlaced(first, path, interlaced)
     return VideoIndex(
         path=path,
         sha256=file_sha256(path),
@@ -171,6 +190,7 @@ def index_video(path: str) -> VideoIndex:
         pts=decodable,
         keyframe_pts=tuple(p for p in keyframe_pts if p >= first.pts),
         frames_skipped=len(pts) - len(decodable),
+        is_deinterlaced=is_interlaced,
         **header,
         **_read_frame(first, path),
     )
@@ -262,11 +282,20 @@ def _pts_by_decoding(path: str, stream_index: int) -> list[int]:
     return sorted(pts)
 
 
-def _read_frame(frame: av.VideoFrame, path: str) -> dict[str, Any]:
-    if frame.interlaced_frame:
+def _check_interlaced(frame: av.VideoFrame, path: str, interlaced: Interlaced) -> None:
+    if interlaced == "refuse":
         raise VideoError(
-            f"{path}: is interlaced; completing it as full frames would smear its fields; deinterlace it first"
+            f"{path}: is interlaced; completing it as full frames would smear its fields; deinterlace it first, or "
+            "set inpaint.interlaced=deinterlace"
         )
+    if not can_deinterlace(frame):
+        raise VideoError(
+            f"{path}: is interlaced, and frames of {frame.width}x{frame.height} {frame.format.name} cannot be "
+            "deinterlaced here; deinterlace it first"
+        )
+
+
+def _read_frame(frame: av.VideoFrame, path: str) -> dict[str, Any]:
     matrix = None
     for data in frame.side_data:
         if data.type.name == "DISPLAYMATRIX":

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sttn_ray.errors import VideoError
 from sttn_ray.video.assemble import Container, choose_container, join_segments, packet_hashes, verify_output
 from sttn_ray.video.decode import decode_range
-from sttn_ray.video.encode import EncodedSegment, EncoderSettings, check_encoder, encode_segment
+from sttn_ray.video.encode import EncodedSegment, EncoderSettings, check_encoder, choose_encoder, encode_segment
 from sttn_ray.video.index import VideoIndex, index_video
 from tests.media import audio_packet_hash, frame_hashes, frame_times, make_video
 
@@ -273,6 +273,56 @@ def test_bit_depths_that_x264_lacks_are_refused(tmp_path: Path, pix_fmt: str, co
     index = index_video(str(make_video(tmp_path / "a.mkv", num_frames=2, codec="ffv1", pix_fmt=pix_fmt)))
     with pytest.raises(VideoError, match=rf"{message}; set encode\.codec=ffv1"):
         check_encoder(index, encoder_settings(index, codec))
+
+
+FALLBACKS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "odd size": ("libx264", {"width": 95, "height": 63}, "libx264 cannot hold 95x63 yuv420p"),
+    "odd size, lossless": ("x264-lossless", {"width": 95}, "x264-lossless cannot hold 95x64 yuv420p"),
+    "10 bits, lossless": ("x264-lossless", {"pix_fmt": "yuv420p10le"}, "x264-lossless cannot hold 96x64 yuv420p10le"),
+    "gray, lossless": ("x264-lossless", {"pix_fmt": "gray"}, "x264-lossless cannot hold 96x64 gray"),
+    "12 bits": ("libx264", {"pix_fmt": "yuv422p12le"}, "libx264 cannot hold 96x64 yuv422p12le"),
+    "too wide": ("libx264", {"width": 17000, "height": 16}, "libx264 cannot hold 17000x16 yuv420p"),
+}
+
+
+@pytest.mark.parametrize("kind", FALLBACKS)
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_what_the_encoder_cannot_hold_is_encoded_as_ffv1(tmp_path: Path, kind: str, suffix: str):
+    codec, how, reason = FALLBACKS[kind]
+    source = make_video(tmp_path / f"a{suffix}", num_frames=4, **{"codec": "ffv1"} | how)
+    index = index_video(str(source))
+    settings, note = choose_encoder(index, codec=codec, crf=18, preset="veryfast", threads=1)
+    assert settings == encoder_settings(index, "ffv1", crf=18)
+    assert note == f"encoded as ffv1: {reason}"
+    container = choose_container(index, settings)
+    assert container.suffix == suffix
+    segments, _ = encode_all(index, settings, tmp_path / "out", cuts=(0, 2))
+    output = tmp_path / f"output{suffix}"
+    join_segments(output, segments, (0, 2), index, container)
+    verify_output(output, index, container)
+    assert frame_hashes(output) == frame_hashes(source)
+
+
+def test_a_mov_that_is_encoded_as_ffv1_becomes_mkv(tmp_path: Path):
+    source = make_video(tmp_path / "a.mov", num_frames=3, codec="prores_ks", pix_fmt="yuv422p10le", audio="pcm_s16le")
+    index = index_video(str(source))
+    settings, note = choose_encoder(index, codec="x264-lossless", crf=18, preset="veryfast", threads=1)
+    assert note == "encoded as ffv1: x264-lossless cannot hold 96x64 yuv422p10le"
+    assert choose_container(index, settings).suffix == ".mkv"
+
+
+@pytest.mark.parametrize("codec", ["libx264", "x264-lossless", "ffv1"])
+def test_the_wanted_encoder_is_taken_where_it_can_be(tmp_path: Path, codec: str):
+    index = index_video(str(make_video(tmp_path / "a.mp4", num_frames=2)))
+    chosen = choose_encoder(index, codec=codec, crf=18, preset="veryfast", threads=1)
+    assert chosen == (encoder_settings(index, codec, crf=18), None)
+
+
+@pytest.mark.parametrize("codec", ["libx264", "ffv1"])
+def test_what_no_encoder_holds_is_refused(tmp_path: Path, codec: str):
+    index = replace(index_video(str(make_video(tmp_path / "a.mp4", num_frames=2))), pix_fmt="nv24")
+    with pytest.raises(VideoError, match="ffv1 cannot encode its pixel format nv24; convert the video first"):
+        choose_encoder(index, codec=codec, crf=18, preset="veryfast", threads=1)
 
 
 def test_other_quality_has_other_parameter_sets(tmp_path: Path):

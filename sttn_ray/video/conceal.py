@@ -1,0 +1,155 @@
+"""The frames of a range where some are damaged: the last good one stands in for those."""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import NamedTuple
+
+import av
+
+from sttn_ray.errors import VideoError
+from sttn_ray.video.frames import check_format, copy_frame
+from sttn_ray.video.index import VideoIndex, open_video
+
+# A demuxer that fails so often without giving a packet in between has nothing more to give.
+MAX_DEMUXER_ERRORS = 1000
+
+
+class _Decoded(NamedTuple):
+    """A frame and its number; in place of a frame that failed, None and the number that was next."""
+
+    number: int
+    frame: av.VideoFrame | None
+
+
+def concealed_range(index: VideoIndex, start: int, stop: int, concealed: set[int]) -> Iterator[av.VideoFrame]:
+    """Frames `start` to `stop` (exclusive), a copy of the last good frame in place of every damaged one.
+
+    Damaged is what does not come out of the decoder, or comes out marked as corrupt. The last good frame may lie
+    before the range; where none does, the next good one is taken, as at the beginning of a file. Frames that the
+    decoder makes of wrong references without a word, from the damage to the next keyframe, are taken as they come.
+
+    Args:
+        index: the video.
+        start, stop: frame numbers, within the video.
+        concealed: is given the number of each damaged frame, before its substitute is yielded.
+
+    Raises:
+        VideoError: no frame of the range is good, or one has another size or format.
+        StorageError: the file cannot be read.
+    """
+    number, good = start - 1, None  # the last good frame, not handed out yet: who has it may write into it
+    for found, frame in chain(_good_frames(index, start), [_Decoded(stop, None)]):
+        if found >= stop:
+            found, frame = stop, None
+        if frame is None and (good is None or number < start):
+            raise VideoError(f"{index.path}: damaged: none of the frames {start} to {stop - 1} can be decoded")
+        damaged = range(max(number + 1, start), found)
+        spare = copy_frame(good or frame) if damaged else None
+        if good is not None and number >= start:
+            yield good
+        for missing in damaged:
+            substitute = copy_frame(spare)
+            substitute.pts = index.pts[missing]
+            concealed.add(missing)
+            yield substitute
+        if frame is None:
+            return
+        number, good = found, frame
+
+
+def _good_frames(index: VideoIndex, start: int) -> Iterator[_Decoded]:
+    """Frames that decode, by number, from a good one at or before `start`, or the file's first good one.
+
+    After damage a decoder gives pictures that depend on all it has seen. So that they do not depend on the range,
+    each frame that comes after damage is taken from a decoder that started at the last keyframe that allows it.
+    """
+    before = index.keyframe_pts[: bisect_right(index.keyframe_pts, index.pts[start])]
+    # Each place twice as far back as the one before: in a long damage all keyframes are.
+    distances = [1 << power for power in range(len(before).bit_length())]
+    tested, frames = _started_at(index, [before[-distance] for distance in distances]) or (None, _decode(index, None))
+    last, is_damaged = -1, False
+    while True:
+        for number, frame in frames:
+            is_damaged = is_damaged or frame is None or -1 < last < number - 1
+            if number <= last:
+                continue
+            if is_damaged:
+                later = _keyframes_between(index, tested, index.pts[min(number, index.num_frames - 1)])
+                tested = max(later, default=tested)
+                if started := _started_at(index, later[::-1]):
+                    _, frames = started
+                    is_damaged = False
+                    break
+            if frame is not None:
+                last = number
+                yield _Decoded(number, frame)
+        else:
+            return
+
+
+def _keyframes_between(index: VideoIndex, after: int | None, until: int) -> tuple[int, ...]:
+    first = 0 if after is None else bisect_right(index.keyframe_pts, after)
+    return index.keyframe_pts[first : bisect_right(index.keyframe_pts, until)]
+
+
+def _started_at(index: VideoIndex, keyframes: Sequence[int]) -> tuple[int, Iterator[_Decoded]] | None:
+    """The first of some keyframes, by pts, that decodes where decoding starts with it, and all frames from it on."""
+    for keyframe in keyframes:
+        frames = _decode(index, keyframe)
+        first = next((decoded for decoded in frames if decoded.frame is not None), None)
+        if first is not None and index.pts[first.number] == keyframe:
+            return keyframe, chain([first], frames)
+    return None
+
+
+def _decode(index: VideoIndex, keyframe: int | None) -> Iterator[_Decoded]:
+    """What comes out of a decoder that starts at a keyframe, given by its pts, or at the file's beginning."""
+    last = -1 if keyframe is None else bisect_left(index.pts, keyframe) - 1
+    for frame in _frames_and_errors(index, keyframe):
+        if frame is None or frame.is_corrupt or frame.pts is None:
+            yield _Decoded(last + 1, None)
+            continue
+        number = bisect_left(index.pts, frame.pts)
+        # After damage a frame may come out of turn, or twice.
+        if last < number < index.num_frames and index.pts[number] == frame.pts:
+            check_format(frame, index, number)
+            last = number
+            yield _Decoded(number, frame)
+
+
+def _frames_and_errors(index: VideoIndex, keyframe: int | None) -> Iterator[av.VideoFrame | None]:
+    """Every frame that the decoder gives, and None for every error: `container.decode` would end at the first one.
+
+    On one thread: with more, what comes out around an error depends on which one was faster.
+    """
+    num_errors = 0
+    try:
+        with open_video(index.path) as container:
+            stream = container.streams[index.stream]
+            stream.codec_context.thread_count = 1
+            stream.codec_context.thread_type = "NONE"
+            if keyframe is not None:
+                try:
+                    container.seek(keyframe, stream=stream)
+                except av.FFmpegError:  # from another keyframe it may be possible
+                    return
+            while num_errors < MAX_DEMUXER_ERRORS:
+                try:
+                    for packet in container.demux(stream):
+                        num_errors = 0
+                        yield from _decoded(packet)
+                    return
+                except av.InvalidDataError:
+                    num_errors += 1
+    except av.FFmpegError as error:
+        raise VideoError(f"{index.path}: decoding stopped ({error.strerror})") from error
+
+
+def _decoded(packet: av.Packet) -> list[av.VideoFrame | None]:
+    try:
+        return list(packet.decode())
+    except MemoryError:
+        raise
+    except av.FFmpegError:
+        return [None]
