@@ -47,7 +47,7 @@ from sttn_ray.errors import CheckpointError, ConfigError, StorageError, describe
 from sttn_ray.model.generator import Generator
 from sttn_ray.model.precision import fastest_precision
 from sttn_ray.model.weights import load_generator
-from sttn_ray.paths import StoragePath, absolute, on_this_machine, use_endpoint
+from sttn_ray.paths import StoragePath, abort_uploads, absolute, on_this_machine, use_endpoint
 from sttn_ray.program import run_program
 from sttn_ray.storage import file_sha256
 
@@ -92,7 +92,11 @@ def run(experiment: Experiment, *, is_dry: bool = False) -> int:
     settings = _settings(experiment, cluster.choose_device(experiment.run.device), checkpoint_sha256)
     video_cpus = max(1, settings.encoder_threads)
     num_actors = cluster.choose_num_actors(
-        experiment.run.num_actors, settings.device, experiment.run.actor_cpus, video_cpus
+        experiment.run.num_actors,
+        settings.device,
+        experiment.run.actor_cpus,
+        video_cpus,
+        gpus_per_actor=experiment.run.gpus_per_actor,
     )
     output_dir = absolute(options.output or "")
     refuse_overwriting(items, str(output_dir))
@@ -102,6 +106,7 @@ def run(experiment: Experiment, *, is_dry: bool = False) -> int:
         cpus = experiment.run.actor_cpus
         return show(chosen, settings, output_dir, generator, num_actors=num_actors, actor_cpus=cpus)
     claim_output(output_dir, settings)
+    abort_uploads(output_dir)
     config = generator.config
     log.info(
         "%d video%s, network %d channels x %d blocks at %dx%d, on %s in %s, %d process%s of %d threads",
@@ -118,7 +123,14 @@ def run(experiment: Experiment, *, is_dry: bool = False) -> int:
         experiment.run.actor_cpus,
     )
     job = Job(settings, str(output_dir), Progress.remote(exports=True), _deadline_s(options.max_hours))  # type: ignore[attr-defined]
-    rows = _build(items, job, generator, num_actors=num_actors, actor_cpus=experiment.run.actor_cpus)
+    rows = build(
+        items,
+        job,
+        generator,
+        num_actors=num_actors,
+        actor_cpus=experiment.run.actor_cpus,
+        gpus_per_actor=experiment.run.gpus_per_actor,
+    )
     with ProgressLine(job.progress, num_items=len(items), interval_s=experiment.run.log_interval_s):
         outcomes, stopped = _collect(rows, len(items), options.max_error_fraction)
     records = [manifest_row(item, _outcome_of(item, outcomes.get(n), job)) for n, item in enumerate(items)]
@@ -218,6 +230,8 @@ def _settings(experiment: Experiment, device: str, checkpoint_sha256: str) -> Se
         dilation_px=options.dilation_px,
         feather_px=options.feather_px,
         require_hole=options.require_hole,
+        on_damage=options.on_damage,
+        interlaced=options.interlaced,
         codec=encode.codec,
         crf=encode.crf,
         preset=encode.preset,
@@ -245,8 +259,14 @@ class Job(NamedTuple):
         return self.deadline_s is not None and time.time() >= self.deadline_s
 
 
-def _build(
-    items: Sequence[Item], job: Job, generator: Generator, *, num_actors: int, actor_cpus: int
+def build(
+    items: Sequence[Item],
+    job: Job,
+    generator: Generator,
+    *,
+    num_actors: int,
+    actor_cpus: int,
+    gpus_per_actor: float = 1,
 ) -> ray.data.Dataset:
     """The chain of operators; its rows are segments and, where a video ends, the video's outcome."""
     prepare_data()
@@ -263,7 +283,7 @@ def _build(
             fn_constructor_kwargs={"generator": ray.put(generator), "job": job, "threads": actor_cpus},
             compute=ray.data.ActorPoolStrategy(size=num_actors),
             num_cpus=actor_cpus,
-            num_gpus=1 if job.settings.device == "cuda" else None,
+            num_gpus=gpus_per_actor if job.settings.device == "cuda" else None,
         )
         # 4. Encode each segment, and publish the video after its last one (1:1). One CPU: decoding, blending and
         #    encoding share it.
@@ -275,7 +295,7 @@ def make_plan_fn(job: Job) -> Callable[[Row], list[Row]]:
     """Rows of `Item` columns to rows of segments.
 
     Adds item, output_name, segment, frames, plan_hash; outcome, as text, where the video needs no work or cannot be
-    done; samples and seconds, blank.
+    done; samples and completion, blank.
     """
 
     def plan(row: Row) -> list[Row]:
@@ -283,7 +303,7 @@ def make_plan_fn(job: Job) -> Callable[[Row], list[Row]]:
         item = Item(**row)
         item_dir = ItemDir(job.output_dir, item.output)
         base = {"item": number, "output_name": item.output, "segment": -1, "frames": 0, "plan_hash": ""}
-        base |= {"outcome": "", "samples": [b""], "seconds": 0.0}
+        base |= {"outcome": "", "samples": [b""], "completion": {"node": "", "began_s": 0.0, "seconds": 0.0}}
         inputs: list[Any] = []
         try:
             if item.fault is not None:
@@ -340,7 +360,8 @@ _NOTHING = _Todo("", {})
 class Completer:
     """A network that completes segments.
 
-    Reads output_name, segment; adds samples, a list with the packed prediction of each frame, and seconds.
+    Reads output_name, segment; adds samples, a list with the packed prediction of each frame, and completion, what is
+    recorded of it: the node, when it began (seconds since 1970), and how many seconds it took.
     """
 
     def __init__(self, generator: ray.ObjectRef, job: Job, threads: int) -> None:
@@ -359,7 +380,7 @@ class Completer:
         if self._job.is_over:
             return row | _pending(self._job)
         item_dir = ItemDir(self._job.output_dir, row["output_name"])
-        start_s = time.monotonic()
+        began_s = time.time()
         plan = None
         try:
             plan = _plan_of(row, item_dir)
@@ -371,7 +392,12 @@ class Completer:
                 )
         except Exception as error:  # noqa: BLE001 -- this operator's one boundary
             return row | _fail(item_dir, row["item"], "complete", error, plan.inputs if plan else [], self._job)
-        return row | {"samples": samples, "seconds": time.monotonic() - start_s}
+        completion = {
+            "node": ray.get_runtime_context().get_node_id(),
+            "began_s": began_s,
+            "seconds": time.time() - began_s,
+        }
+        return row | {"samples": samples, "completion": completion}
 
     def _count_completed(self, frames: int) -> None:
         self._job.progress.add.remote("completed", frames)
@@ -396,7 +422,8 @@ def make_encode_fn(job: Job) -> Callable[[Row], Row]:
                 return row
             with attempt(item_dir, f"encode-{row['segment']:05d}", _place()):
                 with timed("encode"):
-                    write_segment(item_dir, plan, row["segment"], samples, job.settings, seconds=row["seconds"])
+                    completion = row["completion"]
+                    write_segment(item_dir, plan, row["segment"], samples, job.settings, completion=completion)
                 job.progress.add.remote("encoded", row["frames"])
                 step = "publish"
                 with timed("publish"):

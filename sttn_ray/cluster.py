@@ -124,24 +124,29 @@ def require_workers(num_workers: int, worker_cpus: int, device: str) -> None:
         )
 
 
-def choose_num_actors(wanted: int | None, device: str, actor_cpus: int, video_cpus: int) -> int:
-    """How many processes run the network: one a GPU, or as many as the CPUs carry beside those that handle video.
+def choose_num_actors(
+    wanted: int | None, device: str, actor_cpus: int, video_cpus: int, *, gpus_per_actor: float = 1
+) -> int:
+    """How many processes run the network: one a GPU or a share of it, or what CPUs carry beside those for video.
 
     Args:
         wanted: as asked for, or None.
         device: from `choose_device`.
         actor_cpus: CPUs of each.
         video_cpus: CPUs of one task that decodes and encodes; without room for one nothing would ever end.
+        gpus_per_actor: of each, at most 1.
 
     Raises:
         ConfigError: the cluster cannot carry it. Ray would wait for ever.
     """
     resources = ray.cluster_resources()
     cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
-    largest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    largest = max(int(node.get("CPU", 0)) for node in nodes)
     carried = (cpus - video_cpus) // actor_cpus
     if device == "cuda":
-        carried = min(carried, gpus)
+        # No process takes parts of two GPUs.
+        carried = min(carried, sum(int(node.get("GPU", 0)) for node in nodes) * int(1 / gpus_per_actor))
     elif device == "mps":
         carried = min(carried, 1)
     faults = []

@@ -21,7 +21,9 @@ from sttn_ray.masks.draw import FAMILIES, Family
 from sttn_ray.model.generator import Initialization, Preset
 from sttn_ray.model.losses import AdversarialLoss
 from sttn_ray.shards.tables import FrameCodec
+from sttn_ray.video.decode import OnDamage
 from sttn_ray.video.encode import Codec
+from sttn_ray.video.index import Interlaced
 
 Device = Literal["auto", "cuda", "mps", "cpu"]
 
@@ -51,6 +53,9 @@ class RunSection(Section):
     )
     num_actors: int | None = Field(
         None, ge=1, description="processes that run the network; default: one a GPU, or as many as the CPUs carry"
+    )
+    gpus_per_actor: float = Field(
+        1.0, gt=0, le=1, description="share of a GPU that each of them takes; several share one where there is memory"
     )
     actor_cpus: int = Field(2, ge=1, description="CPUs, and math threads, of each process that runs the network")
     log_interval_s: float = Field(
@@ -244,6 +249,12 @@ class InpaintSection(Section):
         250, ge=10, description="frames a task completes, and that a restart may have to do again"
     )
     require_hole: bool = Field(False, description="take an empty mask for an error instead of copying the video")
+    on_damage: OnDamage = Field(
+        "fail", description="what a damaged frame of a video means: fail; or conceal, which shows the frame before it"
+    )
+    interlaced: Interlaced = Field(
+        "refuse", description="what an interlaced video means: refuse, or deinterlace, at the same number of frames"
+    )
     preview: int | None = Field(
         None, ge=1, description="only draw so many videos, before and after, with a grid of pixels, and end"
     )

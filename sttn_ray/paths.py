@@ -6,6 +6,7 @@ Credentials come from where botocore looks for them (environment, profile, insta
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -287,6 +288,27 @@ def read_files(folder: StoragePath, names: Iterable[str], max_bytes: int) -> Ite
             found = dict(zip(paths, data, strict=True))
             for name in part:
                 yield name, found.get(name)
+
+
+def abort_uploads(folder: StoragePath, *, older_than_s: float = 24 * 3600) -> None:
+    """Give up uploads below a folder of a store that a killed process has begun; a store keeps, and bills, them.
+
+    Raises:
+        StorageError: they cannot be listed or given up.
+    """
+    if isinstance(folder, Path):
+        return
+    bucket, key, _ = folder.fs.split_path(folder.path)
+    prefix = f"{key.rstrip('/')}/" if key else ""
+    try:
+        page = folder.fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix)
+        for upload in page.get("Uploads", ()):
+            # Younger ones may be another driver's.
+            if time.time() - upload["Initiated"].timestamp() >= older_than_s:
+                begun = {"Key": upload["Key"], "UploadId": upload["UploadId"]}
+                folder.fs.call_s3("abort_multipart_upload", Bucket=bucket, **begun)
+    except READ_ERRORS as error:
+        raise StorageError(f"{folder}: unfinished uploads cannot be given up ({reason(error)})") from error
 
 
 def remove_file(path: StoragePath) -> None:

@@ -19,8 +19,9 @@ from sttn_ray.paths import stamps
 from sttn_ray.storage import record_hash
 from sttn_ray.video.assemble import Container, choose_container
 from sttn_ray.video.color import color_format
-from sttn_ray.video.encode import Codec, EncoderSettings, check_encoder
-from sttn_ray.video.index import VideoIndex, index_video
+from sttn_ray.video.decode import OnDamage
+from sttn_ray.video.encode import Codec, EncoderSettings, choose_encoder
+from sttn_ray.video.index import Interlaced, VideoIndex, index_video
 
 # To be raised when completion or compositing gives other results for the same settings.
 SCHEDULE_VERSION = 2
@@ -42,6 +43,8 @@ class Settings:
     dilation_px: int
     feather_px: int
     require_hole: bool
+    on_damage: OnDamage
+    interlaced: Interlaced
     codec: Codec
     crf: int
     preset: str
@@ -141,16 +144,15 @@ def plan_video(item: Item, settings: Settings) -> Plan:
     """
     inputs = input_stats(item.video, item.mask, item.boxes)
     source = boxes_source(item.boxes) if item.boxes else mask_source(item.mask or "")
-    index = index_video(item.video)
+    index = index_video(item.video, interlaced=settings.interlaced)
     color = color_format(index.pix_fmt, index.color[0], index.color[1])
-    encoder = EncoderSettings.for_video(
+    encoder, encoder_note = choose_encoder(
         index,
         codec=settings.codec,
         crf=settings.crf,
         preset=settings.preset,
         threads=settings.encoder_threads,
     )
-    check_encoder(index, encoder)
     note = check_fit(source, index)
     shares = _hole_shares(source, index, settings, color.chroma_step)
     _check_holes(item, source, shares, settings)
@@ -163,7 +165,9 @@ def plan_video(item: Item, settings: Settings) -> Plan:
         "output": item.output,
         "settings": settings.hash(),
     }
-    notes = [note] if note else []
+    notes = [told for told in (note, encoder_note) if told]
+    if index.is_deinterlaced:
+        notes.append("deinterlaced: all of the picture is computed anew")
     if container.dropped:
         notes.append(f"not copied (chapters and time codes are written anew): {'; '.join(container.dropped)}")
     if index.frames_skipped:

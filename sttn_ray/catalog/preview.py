@@ -72,7 +72,7 @@ def _draw_frame(plan: Plan, engine: Engine | None, settings: Settings, number: i
         feather_px=settings.feather_px,
         chroma_step=color.chroma_step,
     )
-    (frame,) = decode_range(index, number, number + 1)
+    (frame,) = decode_range(index, number, number + 1, on_damage=settings.on_damage)
     before = _as_displayed(frame_planes(frame, color), color, index)
     after = None
     if engine is not None:

@@ -46,7 +46,10 @@ def publish_if_complete(item_dir: ItemDir, plan: Plan) -> dict[str, Any] | None:
             return outcome
         raise
     seconds = sum(record["seconds"] for record in done)
-    outcome = _outcome(plan, "done", target) | content | {"seconds": seconds}
+    num_concealed = sum(record["num_concealed"] for record in done)
+    outcome = _outcome(plan, "degraded" if num_concealed else "done", target) | content | {"seconds": seconds}
+    if num_concealed:
+        outcome["notes"].append(f"{num_concealed} damaged frames of the source show the picture before them")
     item_dir.write_outcome(outcome)
     item_dir.clear_work()
     return outcome

@@ -50,7 +50,13 @@ def complete_segment(
 
 
 def write_segment(
-    item_dir: ItemDir, plan: Plan, segment: int, samples: Sequence[bytes], settings: Settings, *, seconds: float
+    item_dir: ItemDir,
+    plan: Plan,
+    segment: int,
+    samples: Sequence[bytes],
+    settings: Settings,
+    *,
+    completion: dict[str, Any],
 ) -> None:
     """Decode a segment again, paste its predictions, encode it, check it, and record it.
 
@@ -58,33 +64,38 @@ def write_segment(
         item_dir: where the segment's file and record go.
         plan, segment, settings: what it is.
         samples: from `complete_segment`.
-        seconds: that completion took.
+        completion: `seconds` that it took, and whatever else the record should tell of it.
 
     Raises:
         VideoError, MaskError, StorageError: nothing is recorded then.
     """
     start_s = time.monotonic()
     start, stop = plan.segments[segment]
+    concealed: set[int] = set()
     with published(item_dir.segment_path(segment)) as temporary:
-        frames = _blended_frames(plan, settings, start, stop, samples)
+        frames = _blended_frames(plan, settings, start, stop, samples, concealed)
         encoded = encode_segment(temporary, frames, plan.index.pts[start:stop], plan.index, plan.encoder)
     item_dir.write_segment(
         segment,
         {
             "plan_hash": plan.plan_hash,
             "num_frames": encoded.num_frames,
+            "num_concealed": len(concealed),
             "num_bytes": encoded.num_bytes,
             "sha256": encoded.sha256,
             "stamp": file_stamp(item_dir.segment_path(segment)),
             "extradata_sha256": encoded.extradata_sha256,
-            "seconds": seconds + time.monotonic() - start_s,
+            "completion": completion,
+            "seconds": completion["seconds"] + time.monotonic() - start_s,
         },
     )
 
 
-def _blended_frames(plan: Plan, settings: Settings, start: int, stop: int, samples: Sequence[bytes]) -> Iterator[Any]:
+def _blended_frames(
+    plan: Plan, settings: Settings, start: int, stop: int, samples: Sequence[bytes], concealed: set[int]
+) -> Iterator[Any]:
     color = _color(plan)
-    frames = decode_range(plan.index, start, stop)
+    frames = decode_range(plan.index, start, stop, on_damage=settings.on_damage, concealed=concealed)
     holes = _holes(plan, settings, color, start, stop)
     for frame, hole, packed in zip(frames, holes, samples, strict=True):
         if packed:
@@ -95,7 +106,7 @@ def _blended_frames(plan: Plan, settings: Settings, start: int, stop: int, sampl
 
 def _source_frames(plan: Plan, settings: Settings, color: ColorFormat, start: int, stop: int) -> Iterator[SourceFrame]:
     holes = _holes(plan, settings, color, start, stop)
-    frames = decode_range(plan.index, start, stop)
+    frames = decode_range(plan.index, start, stop, on_damage=settings.on_damage)
     for number, (frame, hole) in enumerate(zip(frames, holes, strict=True), start):
         yield SourceFrame(number, frame_planes(frame, color), hole)
 

@@ -35,6 +35,8 @@ SETTINGS = Settings(
     dilation_px=6,
     feather_px=4,
     require_hole=False,
+    on_damage="fail",
+    interlaced="refuse",
     codec="x264-lossless",
     crf=16,
     preset="veryfast",
@@ -265,10 +267,22 @@ def test_scaled_mask_is_noted(item: Item):
     assert plan_video(item, SETTINGS).notes == ("mask scaled from 48x32 to 96x64",)
 
 
-def test_what_the_encoder_refuses_is_refused_while_planning(item: Item):
+def test_what_the_encoder_cannot_hold_is_encoded_as_ffv1_and_noted(item: Item):
     make_video(Path(item.video), num_frames=4, codec="ffv1", pix_fmt="yuv420p", width=95, height=64)
-    with pytest.raises(VideoError, match="odd size"):
-        plan_video(replace(item, mask=None, boxes="1,2,3,4"), SETTINGS)
+    plan = plan_video(replace(item, mask=None, boxes="1,2,3,4"), SETTINGS)
+    assert plan.encoder.codec == "ffv1"
+    assert plan.notes == (f"encoded as ffv1: {SETTINGS.codec} cannot hold 95x64 yuv420p",)
+
+
+def test_concealed_frames_make_a_degraded_outcome(work: tuple[ItemDir, Plan]):
+    item_dir, plan = work
+    record = item_dir.read_segment(1, plan.plan_hash)
+    assert record is not None
+    item_dir.write_segment(1, record | {"num_concealed": 3})
+    outcome = publish_if_complete(item_dir, plan)
+    assert outcome is not None
+    assert outcome["status"] == "degraded"
+    assert outcome["notes"][-1] == "3 damaged frames of the source show the picture before them"
 
 
 def test_missing_inputs_are_named(item: Item):
@@ -342,6 +356,7 @@ def do_segment(item_dir: ItemDir, plan: Plan, number: int) -> None:
     record = {
         "plan_hash": plan.plan_hash,
         "num_frames": encoded.num_frames,
+        "num_concealed": 0,
         "num_bytes": encoded.num_bytes,
         "sha256": encoded.sha256,
         "extradata_sha256": encoded.extradata_sha256,

@@ -11,7 +11,19 @@ import s3fs
 
 from sttn_ray.errors import ConfigError, CorpusError, StorageError
 from sttn_ray.images import image_files, image_names
-from sttn_ray.paths import ALL, as_path, below, is_file, is_folder, open_binary, read_files, stamps, use_endpoint, walk
+from sttn_ray.paths import (
+    ALL,
+    abort_uploads,
+    as_path,
+    below,
+    is_file,
+    is_folder,
+    open_binary,
+    read_files,
+    stamps,
+    use_endpoint,
+    walk,
+)
 from sttn_ray.rows import read_rows
 from sttn_ray.storage import file_sha256, published, read_record, write_record
 from sttn_ray.video.decode import decode_range
@@ -216,3 +228,20 @@ def test_an_address_with_a_password_is_refused(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(ConfigError, match="holds a password") as raised:
         use_endpoint(None)
     assert "secret" not in str(raised.value)
+
+
+def test_uploads_that_were_begun_long_ago_are_given_up(store: str, bucket: str) -> None:
+    fs = client(store)
+    name = bucket.removeprefix("s3://")
+    for key in ("out/a.mp4", "other/b.mp4"):
+        fs.call_s3("create_multipart_upload", Bucket=name, Key=key)
+
+    def begun() -> list[str]:
+        return [upload["Key"] for upload in fs.call_s3("list_multipart_uploads", Bucket=name).get("Uploads", ())]
+
+    # This store gives all uploads one date, years ago.
+    abort_uploads(as_path(f"{bucket}/out"), older_than_s=1e9)
+    assert sorted(begun()) == ["other/b.mp4", "out/a.mp4"]
+    abort_uploads(as_path(f"{bucket}/out"))
+    assert begun() == ["other/b.mp4"]
+    abort_uploads(Path("out"))

@@ -1,0 +1,101 @@
+"""`pipelines.inpaint` on several nodes, and its processes on GPUs."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from sttn_ray import cluster as placement
+from sttn_ray.model.generator import Generator, GeneratorConfig
+from sttn_ray.model.weights import save_generator
+from sttn_ray.storage import read_record
+from tests.media import make_video
+from tests.processes import ROOT, wait_until
+
+BOX = "16,12,30,20"
+
+
+def begin(video: Path, output: Path, checkpoint: Path, **environment: str) -> subprocess.Popen[bytes]:
+    words = [f"inpaint.video={video}", f"inpaint.boxes={BOX}", f"inpaint.output={output}"]
+    words += [f"inpaint.checkpoint={checkpoint}", "inpaint.segment_frames=60", "run.actor_cpus=1"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "pipelines.inpaint", *words],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+@pytest.mark.slow
+def test_one_film_is_on_both_nodes_at_once_with_the_same_bytes(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "tiny.pt"
+    save_generator(
+        checkpoint, Generator(GeneratorConfig(channels=32, num_blocks=2, width=96, height=48, mask_keys=True))
+    )
+    video = make_video(tmp_path / "film.mp4", num_frames=1200, audio=True)  # two minutes at ten frames a second
+    assert begin(video, tmp_path / "alone", checkpoint).wait(400) == 0
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 3})
+    kept: dict[Path, dict] = {}
+    try:
+        nodes.add_node(num_cpus=3)
+        run = begin(video, tmp_path / "spread", checkpoint, RAY_ADDRESS=nodes.address)
+
+        def is_done() -> bool:
+            # The records of segments are deleted when the film is published.
+            for path in (tmp_path / "spread").glob("_sttn/items/*/segment-*.json"):
+                kept.setdefault(path, read_record(path) or {})
+            return run.poll() is not None
+
+        wait_until(is_done, "the film", seconds=400)
+        assert run.returncode == 0
+    finally:
+        nodes.shutdown()
+    assert (tmp_path / "spread/film.mp4").read_bytes() == (tmp_path / "alone/film.mp4").read_bytes()
+    spans: dict[str, list[tuple[float, float]]] = {}
+    for record in filter(None, kept.values()):
+        told = record["completion"]
+        spans.setdefault(told["node"], []).append((told["began_s"], told["began_s"] + told["seconds"]))
+    assert len(spans) == 2
+    first, second = spans.values()
+    together_s = sum(max(0, min(a[1], b[1]) - max(a[0], b[0])) for a in first for b in second)
+    busy_s = min(sum(stop - start for start, stop in span) for span in (first, second))
+    assert together_s > 0.5 * busy_s, spans
+
+
+@pytest.fixture
+def two_gpus() -> Iterator[None]:
+    """Two GPUs by name only: where processes are placed does not depend on what they find there."""
+    ray.init(num_cpus=6, num_gpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_processes_share_gpus_by_the_share_they_ask_for() -> None:
+    assert placement.choose_device("auto") == "cuda"
+    choose = placement.choose_num_actors
+    assert choose(None, "cuda", 1, 1) == 2
+    assert choose(None, "cuda", 1, 1, gpus_per_actor=0.5) == 4
+    # Three of 0.4 would need parts of two GPUs.
+    assert choose(None, "cuda", 1, 1, gpus_per_actor=0.4) == 4
+    assert choose(None, "cuda", 2, 1, gpus_per_actor=0.5) == 2  # there are no more CPUs
+    with pytest.raises(placement.ConfigError, match=r"run.num_actors=5: .* carries 4 on cuda"):
+        choose(5, "cuda", 1, 1, gpus_per_actor=0.5)
+
+    class Seer:
+        def __call__(self, row: dict) -> dict:
+            return row | {"gpu": os.environ["CUDA_VISIBLE_DEVICES"], "pid": os.getpid()}
+
+    rows = (
+        ray.data.from_items([{"n": n} for n in range(40)], override_num_blocks=40)
+        .map(Seer, compute=ray.data.ActorPoolStrategy(size=4), num_cpus=1, num_gpus=0.5)
+        .take_all()
+    )
+    pids = {row["pid"]: row["gpu"] for row in rows}
+    assert sorted(pids.values()) == ["0", "0", "1", "1"]
