@@ -264,7 +264,7 @@ def _write(
         container.mux(stream.encode(None))
 
 
-def _read_back(path: Path, index: VideoIndex, settings: EncoderSettings) -> tuple[list[int], list["_Noted"], bytes]:
+def _read_back(path: Path, index: VideoIndex, settings: EncoderSettings) -> tuple[list[int], list[_Noted], bytes]:
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]

@@ -38,7 +38,7 @@ def sample_luma(frame: av.VideoFrame) -> NDArray[np.generic]:
 
 
 def sample_valid(frame: av.VideoFrame, hole: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
-    """Which samples of `sample_luma` lie outside the hole, (height, width) True = may have changed."""
+    """Which samples of `sample_luma` lie outside the hole: (height, width), True = may have changed; None = no hole."""
     if hole is None:
         hole = np.zeros((frame.height, frame.width), np.bool_)
     return ~hole[::GRID_STEP_PX, ::GRID_STEP_PX]
