@@ -2,18 +2,21 @@
 
 import hashlib
 import zlib
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import av
 import numpy as np
 from av.video.frame import PictureType
+from numpy.typing import NDArray
 
 from sttn_ray.errors import VideoError
+from sttn_ray.video.fidelity import MAX_PSNR, deviation, sample_luma, sample_valid
 from sttn_ray.video.frames import copy_frame
 from sttn_ray.video.index import VideoIndex
 
@@ -71,6 +74,20 @@ class EncoderSettings:
         return {**options, ("qp" if self.is_lossless else "crf"): str(0 if self.is_lossless else self.crf)}
 
 
+class _Noted(NamedTuple):
+    """What is kept of a frame until it was read back: all of it as a checksum, or samples."""
+
+    checksum: int
+    luma: NDArray[np.generic]
+    valid: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, frame: av.VideoFrame, hole: NDArray[np.bool_] | None, settings: EncoderSettings) -> "_Noted":
+        if settings.is_lossless:
+            return cls(_checksum(frame), np.empty(0), np.empty(0, np.bool_))
+        return cls(0, sample_luma(frame), sample_valid(frame, hole))
+
+
 @dataclass(frozen=True, kw_only=True)
 class EncodedSegment:
     """A segment file as it was verified.
@@ -79,12 +96,15 @@ class EncodedSegment:
         num_frames: frames that decode from it.
         num_bytes, sha256: of the file.
         extradata_sha256: of the encoder's parameter sets; equal for all segments that may be joined.
+        min_psnr: of the frame that differs most from what was given, in dB, by samples of the luma outside the hole;
+            100 where none differs, None for lossless codecs, which keep every sample.
     """
 
     num_frames: int
     num_bytes: int
     sha256: str
     extradata_sha256: str
+    min_psnr: float | None
 
 
 def choose_encoder(
@@ -144,7 +164,13 @@ def _refusal(index: VideoIndex, settings: EncoderSettings) -> str | None:
 
 
 def encode_segment(
-    path: Path, frames: Iterable[av.VideoFrame], pts: tuple[int, ...], index: VideoIndex, settings: EncoderSettings
+    path: Path,
+    frames: Iterable[av.VideoFrame],
+    pts: tuple[int, ...],
+    index: VideoIndex,
+    settings: EncoderSettings,
+    *,
+    holes: Iterable[NDArray[np.bool_]] | None = None,
 ) -> EncodedSegment:
     """Encode frames to an mp4 file whose first pts is 0, and verify it by decoding it.
 
@@ -154,21 +180,26 @@ def encode_segment(
         pts: presentation times in ticks of `index.time_base`.
         index: the source, for size, rate and tags.
         settings: the encoder.
+        holes: for each frame (height, width), True = may have changed; each is asked for after its frame.
 
     Raises:
         VideoError: what was written does not decode to what was given: number of frames, their times, and, for a
-            lossless codec, every sample.
+            lossless codec, every sample; for a lossy one, samples of the luma outside the hole, as far as an encoder
+            keeps them.
     """
-    checksums = []
+    given = []
 
-    def with_checksums() -> Iterator[av.VideoFrame]:
-        for frame in frames:
-            if settings.is_lossless:
-                checksums.append(_checksum(frame))
+    def noted() -> Iterator[av.VideoFrame]:
+        if holes is None:
+            pairs: Iterable[tuple[av.VideoFrame, NDArray[np.bool_] | None]] = ((frame, None) for frame in frames)
+        else:
+            pairs = zip(frames, holes, strict=True)
+        for frame, hole in pairs:
+            given.append(_Noted.of(frame, hole, settings))
             yield frame
 
-    _write(path, with_checksums(), pts, index, settings)
-    found_pts, found_checksums, extradata = _read_back(path, index, settings)
+    _write(path, noted(), pts, index, settings)
+    found_pts, found, extradata = _read_back(path, index, settings)
     tick = tick_of(index.time_base)
     wanted_pts = [round((p - pts[0]) * index.time_base / tick) for p in pts]
     if found_pts != wanted_pts:
@@ -176,7 +207,7 @@ def encode_segment(
             f"{index.path}: the encoded segment holds {len(found_pts)} frames that differ in time from the "
             f"{len(wanted_pts)} given (first pts {found_pts[:3]}, expected {wanted_pts[:3]})"
         )
-    if settings.is_lossless and found_checksums != checksums:
+    if settings.is_lossless and [f.checksum for f in found] != [g.checksum for g in given]:
         raise VideoError(f"{index.path}: {settings.codec} did not keep every sample of the segment")
     data = path.read_bytes()
     return EncodedSegment(
@@ -184,6 +215,7 @@ def encode_segment(
         num_bytes=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
         extradata_sha256=hashlib.sha256(extradata).hexdigest(),
+        min_psnr=None if settings.is_lossless else _lowest_psnr(given, found, pts, index, settings),
     )
 
 
@@ -232,18 +264,33 @@ def _write(
         container.mux(stream.encode(None))
 
 
-def _read_back(path: Path, index: VideoIndex, settings: EncoderSettings) -> tuple[list[int], list[int], bytes]:
+def _read_back(path: Path, index: VideoIndex, settings: EncoderSettings) -> tuple[list[int], list[_Noted], bytes]:
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
-            found_pts, checksums = [], []
+            found_pts, found = [], []
             for frame in container.decode(stream):
                 found_pts.append(frame.pts)
-                if settings.is_lossless:
-                    checksums.append(_checksum(frame))
-            return found_pts, checksums, stream.codec_context.extradata or b""
+                found.append(_Noted.of(frame, None, settings))
+            return found_pts, found, stream.codec_context.extradata or b""
     except av.FFmpegError as error:
         raise VideoError(f"{index.path}: the encoded segment does not decode ({error.strerror})") from error
+
+
+def _lowest_psnr(
+    given: list[_Noted], found: list[_Noted], pts: tuple[int, ...], index: VideoIndex, settings: EncoderSettings
+) -> float:
+    bits = av.VideoFormat(settings.pix_fmt).components[0].bits
+    lowest = MAX_PSNR
+    for before, after, frame_pts in zip(given, found, pts, strict=True):
+        psnr, is_plausible = deviation(before.luma, after.luma, before.valid, bits=bits, crf=settings.crf)
+        if not is_plausible:
+            raise VideoError(
+                f"{index.path}: frame {bisect_left(index.pts, frame_pts)} is not kept by the encoded segment: outside "
+                f"the hole it has {psnr:.1f} dB, less than {settings.codec} leaves at crf {settings.crf}"
+            )
+        lowest = min(lowest, psnr)
+    return lowest
 
 
 def _checksum(frame: av.VideoFrame) -> int:
