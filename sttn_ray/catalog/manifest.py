@@ -26,6 +26,7 @@ SCHEMA = pa.schema(
         ("width", pa.int64()),
         ("height", pa.int64()),
         ("hole_share", pa.float64()),
+        ("min_psnr", pa.float64()),
         ("seconds", pa.float64()),
         ("fps", pa.float64()),
         ("source_bytes", pa.int64()),

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import tee
 from typing import Any
 
 from sttn_ray.catalog.plan import Plan, Settings
@@ -72,15 +73,24 @@ def write_segment(
     start_s = time.monotonic()
     start, stop = plan.segments[segment]
     concealed: set[int] = set()
+    to_blend, to_verify = tee(_holes(plan, settings, _color(plan), start, stop))
     with published(item_dir.segment_path(segment)) as temporary:
-        frames = _blended_frames(plan, settings, start, stop, samples, concealed)
-        encoded = encode_segment(temporary, frames, plan.index.pts[start:stop], plan.index, plan.encoder)
+        frames = decode_range(plan.index, start, stop, on_damage=settings.on_damage, concealed=concealed)
+        encoded = encode_segment(
+            temporary,
+            _blended_frames(frames, to_blend, samples, _color(plan)),
+            plan.index.pts[start:stop],
+            plan.index,
+            plan.encoder,
+            holes=(hole.pixels for hole in to_verify),
+        )
     item_dir.write_segment(
         segment,
         {
             "plan_hash": plan.plan_hash,
             "num_frames": encoded.num_frames,
             "num_concealed": len(concealed),
+            "min_psnr": encoded.min_psnr,
             "num_bytes": encoded.num_bytes,
             "sha256": encoded.sha256,
             "stamp": file_stamp(item_dir.segment_path(segment)),
@@ -92,11 +102,8 @@ def write_segment(
 
 
 def _blended_frames(
-    plan: Plan, settings: Settings, start: int, stop: int, samples: Sequence[bytes], concealed: set[int]
+    frames: Iterator[Any], holes: Iterator[Hole], samples: Sequence[bytes], color: ColorFormat
 ) -> Iterator[Any]:
-    color = _color(plan)
-    frames = decode_range(plan.index, start, stop, on_damage=settings.on_damage, concealed=concealed)
-    holes = _holes(plan, settings, color, start, stop)
     for frame, hole, packed in zip(frames, holes, samples, strict=True):
         if packed:
             frame.make_writable()

@@ -357,6 +357,7 @@ def do_segment(item_dir: ItemDir, plan: Plan, number: int) -> None:
         "plan_hash": plan.plan_hash,
         "num_frames": encoded.num_frames,
         "num_concealed": 0,
+        "min_psnr": encoded.min_psnr,
         "num_bytes": encoded.num_bytes,
         "sha256": encoded.sha256,
         "extradata_sha256": encoded.extradata_sha256,
