@@ -15,6 +15,7 @@ from tests.media import frame_hash, frame_hashes, make_damaged_copy, make_video
 # Name, how the video is made, which share of the file is zeroed, which frames are lost thereby.
 DAMAGES: dict[str, tuple[str, dict[str, Any], tuple[float, float], set[int]]] = {
     "packets that do not decode": ("a.mp4", {}, (0.5, 0.53), {*range(29, 33), 35}),
+    "one that frames before it refer to": ("a.mp4", {}, (0.48, 0.482), {28}),
     "two keyframes": ("a.mp4", {}, (0.6, 0.75), {*range(36, 49)}),
     "open groups": ("a.mp4", {"open_gop": True}, (0.6, 0.75), {*range(33, 45), 48}),
     "open groups, mkv": ("a.mkv", {"open_gop": True}, (0.5, 0.53), {*range(21, 25)}),
