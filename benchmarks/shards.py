@@ -17,7 +17,6 @@ import os
 import shutil
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
 from fractions import Fraction
@@ -28,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks.memory import PeakMemory
 from benchmarks.record import interleaved, parse_arguments, ratio, write_result
 from pipelines import build_shards
 from sttn_ray import cluster
@@ -59,7 +59,7 @@ def _measure(folder: Path, media: Path | None, is_quick: bool) -> tuple[dict[str
     cluster.connect()
     # First of all, before Ray has other processes than this needs.
     film = max(videos, key=lambda path: frames[path])
-    peak = _PeakMemory()
+    peak = PeakMemory()
     with peak:
         _build([film], folder / "film")
     # The processes start here; how much work must there be?
@@ -150,45 +150,6 @@ def _bare_video(path: Path) -> None:
         Image.fromarray(scaled_rgb(frame, width, height)).save(
             io.BytesIO(), "JPEG", quality=QUALITY, subsampling="4:2:0"
         )
-
-
-class _PeakMemory:
-    """The largest sum of PSS of this process and of Ray's workers while a `with` block runs."""
-
-    num_bytes = 0
-
-    def __enter__(self) -> None:
-        self._is_done = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._is_done.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._is_done.wait(0.2):
-            self.num_bytes = max(self.num_bytes, sum(map(_pss, [os.getpid(), *_ray_workers()])))
-
-
-def _ray_workers() -> list[int]:
-    found = []
-    for process in Path("/proc").iterdir():
-        if process.name.isdecimal():
-            try:
-                if (process / "cmdline").read_bytes().startswith(b"ray::"):
-                    found.append(int(process.name))
-            except OSError:
-                continue  # it has ended
-    return found
-
-
-def _pss(pid: int) -> int:
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), 0)
 
 
 def _codecs(videos: Sequence[Path]) -> list[dict[str, Any]]:

@@ -1,0 +1,255 @@
+"""How much of the engine's speed a bulk job keeps, where its time goes, and how much memory a long film takes.
+
+The engine completes all frames of some clips in one process on all cores, segment by segment, as `completion` does in a
+job. The job is `pipelines.inpaint` on the same clips: planning, completion, encoding and publishing, on one machine.
+The time of a job counts from its first completed frames to its end, so without Ray's start and the loading of the
+network. Both use the full-size network (--quick: the small one) with random weights, and run in turn.
+
+Results: job_over_engine, completed frames a second over completed frames a second, with the least and most over pairs;
+shares, of the seconds that planning, completing and encoding took in a job's processes; film_peak_pss_gb, the most
+memory of the driver and Ray's workers while the longest video of --media alone is done with the small network
+(film_frames of it), and half_film_peak_pss_gb, of the first half of it (neither with --quick).
+"""
+
+import csv
+import math
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import ray
+import torch
+
+from benchmarks.memory import PeakMemory
+from benchmarks.record import interleaved, parse_arguments, ratio, write_result
+from pipelines import inpaint
+from pipelines.progress import Progress
+from sttn_ray import cluster
+from sttn_ray.catalog.items import Item, read_catalog
+from sttn_ray.catalog.plan import Settings, plan_video
+from sttn_ray.catalog.records import ItemDir
+from sttn_ray.catalog.segments import complete_segment
+from sttn_ray.completion.engine import Engine
+from sttn_ray.completion.schedule import Schedule
+from sttn_ray.corpus import VIDEO_SUFFIXES
+from sttn_ray.model.generator import PRESETS, Generator
+from sttn_ray.model.precision import fastest_precision
+from sttn_ray.storage import read_record
+from sttn_ray.video.decode import decode_range
+from sttn_ray.video.index import index_video
+from sttn_ray.video.write import write_clip
+
+CLIP_FRAMES, SECONDS = 40, 130
+BOX = "10%,10%,30%,20%"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, and write the result."""
+    arguments = parse_arguments(__doc__ or "", argv)
+    torch.set_num_threads(arguments.threads)
+    cv2.setNumThreads(1)
+    cluster.connect()
+    with tempfile.TemporaryDirectory(prefix="sttn-ray-") as folder:
+        results, settings = _measure(Path(folder), arguments.media, arguments.threads, arguments.quick)
+    write_result("inpaint", settings, results, arguments.json)
+
+
+def _measure(folder: Path, media: Path | None, threads: int, is_quick: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    videos = [] if media is None else sorted(p for p in media.iterdir() if p.suffix.lower() in VIDEO_SUFFIXES)
+    results: dict[str, Any] = {}
+    if videos and not is_quick:
+        results |= _film_memory(max(videos, key=lambda path: index_video(str(path)).num_frames), folder, threads)
+    preset = "small" if is_quick else "sttn"
+    generator = _generator(preset)
+    clips = _clips(videos, folder / "clips")
+    settings = _settings()
+    engine = Engine(generator, device="cpu", precision=settings.precision, schedule=settings.schedule)
+    start = time.perf_counter()
+    _complete(clips[:1], engine, settings, folder)
+    seconds = time.perf_counter() - start
+    clips = clips[: 2 if is_quick else max(2, math.ceil(SECONDS / seconds))]
+    frames = len(clips) * CLIP_FRAMES
+    sys.stderr.write(f"{len(clips)} clips, {frames} frames, {threads} threads\n")
+    jobs: list[dict[str, Any]] = []
+    runs = {
+        "engine": lambda: _complete(clips, engine, settings, folder),
+        "job": lambda: jobs.append(_run_job(clips, generator, settings, folder / f"job-{len(jobs)}", threads)),
+    }
+    pairs = 1 if is_quick else 3
+    taken = interleaved(runs, pairs)
+    engine_s = [seconds / frames for seconds in taken["engine"]]
+    spread = ratio(engine_s, [job["seconds"] / job["frames"] for job in jobs])
+    results |= {
+        "job_over_engine": spread["median"],
+        "job_over_engine_spread": [spread["min"], spread["max"]],
+        "engine_seconds_per_frame": [round(s, 3) for s in engine_s],
+        "job_seconds_per_frame": [round(job["seconds"] / job["frames"], 3) for job in jobs],
+        "shares": jobs[-1]["shares"],
+    }
+    told = {"preset": preset, "precision": settings.precision, "clips": len(clips), "frames": frames, "pairs": pairs}
+    return results, {**told, "quick": is_quick, "media": None if media is None else media.name}
+
+
+def _generator(preset: str) -> Generator:
+    torch.manual_seed(0)
+    return Generator(PRESETS[preset]).eval()  # type: ignore[index]
+
+
+def _settings() -> Settings:
+    return Settings(
+        checkpoint_sha256="",
+        device="cpu",
+        precision=fastest_precision("cpu"),
+        schedule=Schedule(num_references=7),
+        segment_frames=250,
+        dilation_px=6,
+        feather_px=4,
+        require_hole=False,
+        on_damage="fail",
+        interlaced="refuse",
+        codec="libx264",
+        crf=16,
+        preset="fast",
+        encoder_threads=1,
+    )
+
+
+def _clips(videos: Sequence[Path], folder: Path) -> list[Path]:
+    """The first frames of each video, or of made ones, as clips of one length."""
+    folder.mkdir()
+    clips = []
+    for number, path in enumerate(videos or range(8)):
+        if isinstance(path, Path):
+            index = index_video(str(path))
+            if index.num_frames < CLIP_FRAMES or index.width % 2 or index.height % 2:
+                continue
+            frames = decode_range(index, 0, CLIP_FRAMES)
+            pictures = (frame.to_ndarray(format="rgb24") for frame in frames)
+        else:
+            rng = np.random.default_rng(number)
+            texture = cv2.resize(rng.integers(0, 255, (36, 64, 3), np.uint8), (960, 480))
+            pictures = (np.ascontiguousarray(texture[:, 2 * n : 2 * n + 852]) for n in range(CLIP_FRAMES))
+        clips.append(folder / f"{number:03d}.mp4")
+        write_clip(clips[-1], pictures, fps=25, sound=np.zeros(CLIP_FRAMES * 48000 // 25, np.float32))
+    return clips
+
+
+def _items(clips: Sequence[Path], folder: Path) -> list[Item]:
+    catalog = folder / "catalog.csv"
+    with open(catalog, "w", newline="") as file:
+        csv.writer(file).writerows([["video", "boxes"], *([str(clip), BOX] for clip in clips)])
+    return read_catalog(str(catalog))
+
+
+def _complete(clips: Sequence[Path], engine: Engine, settings: Settings, folder: Path) -> None:
+    for item in _items(clips, folder):
+        plan = plan_video(item, settings)
+        for segment in range(len(plan.segments)):
+            for _ in complete_segment(plan, segment, engine, settings, lambda frames: None):
+                pass
+
+
+def _run_job(
+    clips: Sequence[Path], generator: Generator, settings: Settings, output: Path, threads: int
+) -> dict[str, Any]:
+    """Seconds from the first completed frames to the end, the frames completed in them, and shares of the steps."""
+    output.mkdir()
+    items = _items(clips, output)
+    job = inpaint.Job(settings, str(output), Progress.remote(), None)  # type: ignore[attr-defined]
+    first, records = _Start(job.progress), _Records(output, items)
+    with _polling(first.look, records.look):
+        rows = inpaint.build(items, job, generator, num_actors=1, actor_cpus=threads)
+        statuses = [row["outcome"] for row in rows.iter_rows() if row["outcome"]]
+        end = time.perf_counter()
+    assert len(statuses) == len(clips)
+    start = time.perf_counter()
+    for item in items:
+        plan_video(item, settings)
+    planning_s = time.perf_counter() - start
+    completion_s = sum(record["completion"]["seconds"] for record in records.found.values())
+    encoding_s = sum(record["seconds"] for record in records.found.values()) - completion_s
+    whole = planning_s + completion_s + encoding_s
+    shares = {"planning": planning_s / whole, "completion": completion_s / whole, "encoding": encoding_s / whole}
+    return {
+        "seconds": end - first.time_s,
+        "frames": len(clips) * CLIP_FRAMES - first.frames,
+        "shares": {name: round(share, 3) for name, share in shares.items()},
+    }
+
+
+@contextmanager
+def _polling(*looks: Callable[[], None]) -> Iterator[None]:
+    """Look often while a block runs."""
+    is_done = threading.Event()
+
+    def run() -> None:
+        while not is_done.wait(0.05):
+            for look in looks:
+                look()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_done.set()
+        thread.join()
+
+
+class _Start:
+    """When the first frames were completed, and how many at once."""
+
+    def __init__(self, progress: ray.actor.ActorHandle) -> None:
+        self._progress = progress
+        self.time_s, self.frames = 0.0, 0
+
+    def look(self) -> None:
+        if not self.frames:
+            counts: Any = ray.get(self._progress.counts.remote())
+            self.frames, self.time_s = counts.get("completed", 0), time.perf_counter()
+
+
+class _Records:
+    """The records of segments, which are deleted when a video is published."""
+
+    def __init__(self, output: Path, items: Sequence[Item]) -> None:
+        self._folders = [ItemDir(output, item.output).path for item in items]
+        self.found: dict[str, dict[str, Any]] = {}
+
+    def look(self) -> None:
+        for folder in self._folders:
+            path = folder / "segment-00000.json"
+            if str(path) not in self.found and (record := read_record(path)) is not None:
+                self.found[str(path)] = record
+
+
+def _film_memory(film: Path, folder: Path, threads: int) -> dict[str, Any]:
+    """Peak memory of a job on a film, and on the first half of its frames."""
+    num_frames = index_video(str(film)).num_frames
+    seconds = index_video(str(film)).times_s()[num_frames // 2]
+    found: dict[str, Any] = {"film_frames": num_frames}
+    for name, box in (("half_film", f"{BOX}@0-{seconds:.3f}"), ("film", BOX)):
+        output = folder / name
+        output.mkdir()
+        item = Item(video=str(film.absolute()), mask=None, boxes=box, output="film")
+        settings = _settings()
+        job = inpaint.Job(settings, str(output), Progress.remote(), None)  # type: ignore[attr-defined]
+        peak = PeakMemory()
+        with peak:
+            rows = inpaint.build([item], job, _generator("small"), num_actors=1, actor_cpus=threads)
+            assert any('"done"' in row["outcome"] for row in rows.iter_rows())
+        found[f"{name}_peak_pss_gb"] = round(peak.num_bytes / 1e9, 2)
+        sys.stderr.write(f"{name}: {found[f'{name}_peak_pss_gb']} GB, {os.cpu_count()} cores\n")
+    return found
+
+
+if __name__ == "__main__":
+    main()
