@@ -11,6 +11,8 @@ from sttn_ray.paths import ENDPOINT_VARIABLE, is_remote
 
 log = logging.getLogger(__name__)
 
+# Set by `ray job submit` for what it runs.
+_JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 # Ray Data and Train can wait for each other for ever where there are two logical CPUs.
 MIN_LOCAL_CPUS = 4
 
@@ -65,7 +67,7 @@ def cpus_per_core() -> int:
 
 
 def require_shared_paths(paths: dict[str, str | None]) -> None:
-    """Refuse relative paths on several nodes, where each would take its own folder for them.
+    """Refuse relative paths on several nodes, where each would take its own folder for them, and in submitted jobs.
 
     Args:
         paths: by the setting's name.
@@ -74,12 +76,18 @@ def require_shared_paths(paths: dict[str, str | None]) -> None:
         ConfigError: which settings hold one.
     """
     nodes = num_nodes()
+    if os.environ.get(_JOB_VARIABLE):
+        reason = "this job runs in a copy of the working directory, which is deleted"
+    elif nodes > 1:
+        reason = f"the cluster has {nodes} nodes"
+    else:
+        return
     faults = [
-        f"{name}={path}: is relative, and the cluster has {nodes} nodes; give the absolute path of storage that all see"
+        f"{name}={path}: is relative, and {reason}; give the absolute path of storage that all nodes see"
         for name, path in paths.items()
         if path and not os.path.isabs(path) and not is_remote(path)
     ]
-    if nodes > 1 and faults:
+    if faults:
         raise ConfigError("\n".join(faults))
 
 
