@@ -7,8 +7,9 @@ network. Both use the full-size network (--quick: the small one) with random wei
 
 Results: job_over_engine, completed frames a second over completed frames a second, with the least and most over pairs;
 shares, of the seconds that planning, completing and encoding took in a job's processes; film_peak_pss_gb, the most
-memory of the driver and Ray's workers while the longest video of --media alone is done with the small network
-(film_frames of it), and half_film_peak_pss_gb, of the first half of it (neither with --quick).
+memory of the driver and Ray's workers while the longest video of --media (film_frames) alone is done with the small
+network and a hole in its first film_hole_frames, and half_film_peak_pss_gb, with a hole in half as many (neither with
+--quick).
 """
 
 import csv
@@ -48,6 +49,7 @@ from sttn_ray.video.index import index_video
 from sttn_ray.video.write import write_clip
 
 CLIP_FRAMES, SECONDS = 40, 130
+HOLE_FRAMES = 1200
 BOX = "10%,10%,30%,20%"
 
 
@@ -65,8 +67,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _measure(folder: Path, media: Path | None, threads: int, is_quick: bool) -> tuple[dict[str, Any], dict[str, Any]]:
     videos = [] if media is None else sorted(p for p in media.iterdir() if p.suffix.lower() in VIDEO_SUFFIXES)
     results: dict[str, Any] = {}
-    if videos and not is_quick:
-        results |= _film_memory(max(videos, key=lambda path: index_video(str(path)).num_frames), folder, threads)
     preset = "small" if is_quick else "sttn"
     generator = _generator(preset)
     clips = _clips(videos, folder / "clips")
@@ -94,6 +94,8 @@ def _measure(folder: Path, media: Path | None, threads: int, is_quick: bool) -> 
         "job_seconds_per_frame": [round(job["seconds"] / job["frames"], 3) for job in jobs],
         "shares": jobs[-1]["shares"],
     }
+    if videos and not is_quick:
+        results |= _film_memory(max(videos, key=lambda path: index_video(str(path)).num_frames), folder, threads)
     told = {"preset": preset, "precision": settings.precision, "clips": len(clips), "frames": frames, "pairs": pairs}
     return results, {**told, "quick": is_quick, "media": None if media is None else media.name}
 
@@ -232,11 +234,11 @@ class _Records:
 
 
 def _film_memory(film: Path, folder: Path, threads: int) -> dict[str, Any]:
-    """Peak memory of a job on a film, and on the first half of its frames."""
-    num_frames = index_video(str(film)).num_frames
-    seconds = index_video(str(film)).times_s()[num_frames // 2]
-    found: dict[str, Any] = {"film_frames": num_frames}
-    for name, box in (("half_film", f"{BOX}@0-{seconds:.3f}"), ("film", BOX)):
+    """Peak memory of a job on a film, with a hole in its first frames, and in twice as many of them."""
+    times_s = index_video(str(film)).times_s()
+    found: dict[str, Any] = {"film_frames": len(times_s), "film_hole_frames": HOLE_FRAMES}
+    for name, count in (("half_film", HOLE_FRAMES // 2), ("film", HOLE_FRAMES)):
+        box = f"{BOX}@0-{times_s[min(count, len(times_s) - 1)]:.3f}"
         output = folder / name
         output.mkdir()
         item = Item(video=str(film.absolute()), mask=None, boxes=box, output="film")

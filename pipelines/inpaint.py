@@ -44,6 +44,7 @@ from sttn_ray.completion.engine import Engine
 from sttn_ray.completion.schedule import Schedule
 from sttn_ray.config import Experiment
 from sttn_ray.errors import CheckpointError, ConfigError, StorageError, describe_failures, failed_outcome
+from sttn_ray.memory import give_back_memory
 from sttn_ray.model.generator import Generator
 from sttn_ray.model.precision import fastest_precision
 from sttn_ray.model.weights import load_generator
@@ -392,6 +393,8 @@ class Completer:
                 )
         except Exception as error:  # noqa: BLE001 -- this operator's one boundary
             return row | _fail(item_dir, row["item"], "complete", error, plan.inputs if plan else [], self._job)
+        finally:
+            give_back_memory()
         completion = {
             "node": ray.get_runtime_context().get_node_id(),
             "began_s": began_s,
@@ -430,6 +433,8 @@ def make_encode_fn(job: Job) -> Callable[[Row], Row]:
                     outcome = publish_if_complete(item_dir, plan)
         except Exception as error:  # noqa: BLE001 -- this operator's one boundary
             return row | _fail(item_dir, row["item"], step, error, plan.inputs if plan else [], job)
+        finally:
+            give_back_memory()
         if outcome is None:
             return row
         count_bytes("read", outcome["source_bytes"])
