@@ -28,11 +28,12 @@ import ray
 import torch
 
 from sttn_ray import cluster
-from sttn_ray.catalog.attempts import Place, attempt
+from sttn_ray.catalog.attempts import attempt
 from sttn_ray.catalog.items import Item, read_catalog, refuse_overwriting, single_item
 from sttn_ray.catalog.manifest import OUTCOME_FIELDS, manifest_row, pack_outcome, pending_outcome, write_manifest
 from sttn_ray.catalog.plan import Plan, Settings, input_stats, plan_video
 from sttn_ray.catalog.publish import (
+    done_outcome,
     outcome_for_touched_inputs,
     outcome_if_current,
     publish_copy,
@@ -134,7 +135,11 @@ def run(experiment: Experiment, *, is_dry: bool = False) -> int:
     )
     with ProgressLine(job.progress, num_items=len(items), interval_s=experiment.run.log_interval_s):
         outcomes, stopped = _collect(rows, len(items), options.max_error_fraction)
-    records = [manifest_row(item, _outcome_of(item, outcomes.get(n), job)) for n, item in enumerate(items)]
+    if stopped is None:
+        # What has no outcome here, another driver on the same output has done.
+        outcomes |= {n: _recorded(item, job) for n, item in enumerate(items) if n not in outcomes}
+    left = pending_outcome("the job was stopped before it; the same command goes on")
+    records = [manifest_row(item, outcomes.get(n, left)) for n, item in enumerate(items)]
     manifest = write_manifest(output_dir, records)
     return _report(records, manifest, time.monotonic() - start) if stopped is None else _report_stop(stopped, manifest)
 
@@ -172,14 +177,11 @@ def _collect(rows: ray.data.Dataset, num_items: int, max_error_fraction: float) 
     return outcomes, None
 
 
-def _outcome_of(item: Item, outcome: Row | None, job: "Job") -> Row:
-    if outcome is not None and outcome["status"] != "pending":
-        return outcome
-    # Another driver on the same output may have finished it.
-    found = ItemDir(job.output_dir, item.output).read_outcome() if item.fault is None else None
-    if found is not None and found["status"] not in FAILED:
-        return {name: found[name] for name in OUTCOME_FIELDS if name in found}
-    return outcome or pending_outcome("the run ended before it was done; the same command goes on")
+def _recorded(item: Item, job: "Job") -> Row:
+    found = ItemDir(job.output_dir, item.output).read_outcome()
+    if found is None:
+        return failed_outcome("publish", RuntimeError("its segments ended without an outcome"))
+    return {name: found[name] for name in OUTCOME_FIELDS if name in found}
 
 
 def _requested_items(experiment: Experiment) -> list[Item]:
@@ -312,7 +314,7 @@ def make_plan_fn(job: Job) -> Callable[[Row], list[Row]]:
             if job.is_over:
                 return [base | _pending(job)]
             inputs = input_stats(item.video, item.mask, item.boxes)
-            with attempt(item_dir, "plan", _place()), timed("plan"):
+            with attempt(item_dir, "plan", cluster.this_place()), timed("plan"):
                 todo, outcome = _plan_item(item, item_dir, inputs, job.settings)
         except Exception as error:  # noqa: BLE001 -- this operator's one boundary
             record_dir = item_dir if item.fault is None else None
@@ -337,7 +339,8 @@ class _Todo(NamedTuple):
 def _plan_item(item: Item, item_dir: ItemDir, inputs: list[Any], settings: Settings) -> tuple[_Todo, Row | None]:
     """The segments to do, or the outcome of a video that needs none."""
     if outcome := outcome_if_current(item_dir, inputs, settings.hash()):
-        item_dir.clear_work()  # of a run killed after the video was done
+        if outcome["status"] != "quarantined":
+            item_dir.clear_work()  # of a run killed after the video was done
         return _NOTHING, outcome
     plan = item_dir.read_plan()
     if plan is None or plan.inputs != inputs or plan.settings_hash != settings.hash():
@@ -387,12 +390,12 @@ class Completer:
             plan = _plan_of(row, item_dir)
             if plan is None:
                 return row | {"plan_hash": ""}
-            with attempt(item_dir, f"complete-{row['segment']:05d}", _place()), busy(), timed("complete"):
+            with attempt(item_dir, f"complete-{row['segment']:05d}", cluster.this_place()), busy(), timed("complete"):
                 samples = list(
                     complete_segment(plan, row["segment"], self._engine, self._job.settings, self._count_completed)
                 )
         except Exception as error:  # noqa: BLE001 -- this operator's one boundary
-            return row | _fail(item_dir, row["item"], "complete", error, plan.inputs if plan else [], self._job)
+            return row | _end(item_dir, row["item"], "complete", error, plan, self._job)
         finally:
             give_back_memory()
         completion = {
@@ -423,7 +426,7 @@ def make_encode_fn(job: Job) -> Callable[[Row], Row]:
             plan = _plan_of(row, item_dir)
             if plan is None:
                 return row
-            with attempt(item_dir, f"encode-{row['segment']:05d}", _place()):
+            with attempt(item_dir, f"encode-{row['segment']:05d}", cluster.this_place()):
                 with timed("encode"):
                     completion = row["completion"]
                     write_segment(item_dir, plan, row["segment"], samples, job.settings, completion=completion)
@@ -432,7 +435,7 @@ def make_encode_fn(job: Job) -> Callable[[Row], Row]:
                 with timed("publish"):
                     outcome = publish_if_complete(item_dir, plan)
         except Exception as error:  # noqa: BLE001 -- this operator's one boundary
-            return row | _fail(item_dir, row["item"], step, error, plan.inputs if plan else [], job)
+            return row | _end(item_dir, row["item"], step, error, plan, job)
         finally:
             give_back_memory()
         if outcome is None:
@@ -449,6 +452,17 @@ def _finish(item: int, outcome: Row, job: Job) -> Row:
     return {"outcome": pack_outcome(outcome)}
 
 
+def _end(item_dir: ItemDir, item: int, step: str, error: Exception, plan: Plan | None, job: Job) -> Row:
+    """The row of a segment that failed: its video's, or what another task has made of the video meanwhile.
+
+    That one deletes the work files, also those that this one was busy with.
+    """
+    with suppress(StorageError):
+        if plan is not None and (outcome := done_outcome(item_dir, plan)):
+            return _finish(item, outcome, job)
+    return _fail(item_dir, item, step, error, plan.inputs if plan else [], job)
+
+
 def _fail(item_dir: ItemDir | None, item: int, step: str, error: Exception, inputs: list[Any], job: Job) -> Row:
     """The row of a video that failed, which is recorded, and counted."""
     outcome = failed_outcome(step, error)
@@ -460,15 +474,6 @@ def _fail(item_dir: ItemDir | None, item: int, step: str, error: Exception, inpu
 
 def _pending(job: Job) -> Row:
     return {"outcome": pack_outcome(pending_outcome("not begun within inpaint.max_hours; the same command goes on"))}
-
-
-def _place() -> Place:
-    context = ray.get_runtime_context()
-    return Place(context.get_job_id(), context.get_node_id(), _living_nodes)
-
-
-def _living_nodes() -> set[str]:
-    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
 def _plan_of(row: Row, item_dir: ItemDir) -> Plan | None:
@@ -491,7 +496,7 @@ def _report(records: Sequence[Row], manifest: StoragePath, seconds: float) -> in
     log.info(
         "%d done (%d frames), %d copied without a hole, %d failed%s, in %.0f s; manifest: %s",
         counts["done"],
-        sum(record["frames"] for record in records if record["status"] == "done"),
+        sum(record["frames"] for record in records if record["status"] in ("done", "degraded")),
         counts["copied"],
         counts["failed"],
         "".join(f", {counts[name]} {name}" for name in ("degraded", "quarantined", "pending") if counts[name]),

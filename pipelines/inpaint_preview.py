@@ -1,9 +1,12 @@
 """What `pipelines.inpaint` shows before it does anything: an estimate of the whole job, and pictures of some videos."""
 
 import logging
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -11,6 +14,7 @@ import numpy as np
 import ray
 import torch
 
+from sttn_ray.catalog.attempts import attempt
 from sttn_ray.catalog.estimate import describe_estimate, estimate_job, plan_facts
 from sttn_ray.catalog.items import Item
 from sttn_ray.catalog.plan import Plan, Settings, input_stats, plan_video
@@ -18,8 +22,9 @@ from sttn_ray.catalog.preview import displayed_frame, make_preview, preview_fram
 from sttn_ray.catalog.publish import outcome_if_current
 from sttn_ray.catalog.records import ItemDir
 from sttn_ray.catalog.segments import complete_segment
+from sttn_ray.cluster import this_place
 from sttn_ray.completion.engine import Engine
-from sttn_ray.errors import ConfigError, failed_outcome
+from sttn_ray.errors import ConfigError, SttnError, failed_outcome
 from sttn_ray.model.generator import Generator
 from sttn_ray.paths import StoragePath
 from sttn_ray.report.preview import Picture, draw_preview, preview_page, write_picture
@@ -31,7 +36,7 @@ log = logging.getLogger(__name__)
 
 PREVIEW_DIR, PAGE = "preview", "index.html"
 # Frames with a hole on which the network's speed is measured. Fewer are slower each: windows reach beyond them.
-MEASURED_FRAMES = 20
+MEASURED_FRAMES, MEASURED_VIDEOS = 20, 3
 Row = dict[str, Any]
 
 
@@ -53,11 +58,14 @@ def dry_run(
         .iter_rows()
     )
     facts = [row["facts"] for row in sorted(rows, key=lambda row: row["number"])]
-    todo = next((n for n, row in enumerate(facts) if row["status"] == "todo"), None)
+    measure = ray.remote(num_cpus=actor_cpus, num_gpus=1 if settings.device == "cuda" else 0)(_measure)
+    todo = [item for item, row in zip(items, facts, strict=True) if row["status"] == "todo"]
     rate = None
-    if todo is not None:
-        measure = ray.remote(num_cpus=actor_cpus, num_gpus=1 if settings.device == "cuda" else 0)(_measure)
-        rate = ray.get(measure.remote(items[todo], settings, generator, actor_cpus))
+    for item in todo[:MEASURED_VIDEOS]:  # one may be damaged
+        with suppress(SttnError, ray.exceptions.RayError):
+            rate = ray.get(measure.remote(item, settings, generator, actor_cpus))
+        if rate is not None:
+            break
     estimate = estimate_job(facts, frames_per_s=rate, num_processes=num_actors, codec=settings.codec, crf=settings.crf)
     log.info("%s", describe_estimate(facts, estimate))
     return 1 if estimate.failed else 0
@@ -73,13 +81,21 @@ def make_facts_fn(settings: Settings, output_dir: str) -> Callable[[Row], Row]:
             if item.fault is not None:
                 raise ConfigError(item.fault)
             inputs = input_stats(item.video, item.mask, item.boxes)
-            if outcome_if_current(ItemDir(output_dir, item.output), inputs, settings.hash()):
-                return {"number": number, "facts": {"video": item.video, "status": "done", "reason": ""}}
-            return {"number": number, "facts": plan_facts(plan_video(item, settings))}
+            if outcome := outcome_if_current(ItemDir(output_dir, item.output), inputs, settings.hash()):
+                status = "failed" if outcome["status"] == "quarantined" else "done"
+                reason = outcome.get("reason", "")
+                return {"number": number, "facts": {"video": item.video, "status": status, "reason": reason}}
+            with attempt(_scratch_dir(item), "plan", this_place()):
+                return {"number": number, "facts": plan_facts(plan_video(item, settings))}
         except Exception as error:  # noqa: BLE001 -- this operator's one boundary
             return {"number": number, "facts": {"video": item.video, **_failed(error)}}
 
     return find
+
+
+def _scratch_dir(item: Item) -> ItemDir:
+    """Where it is noted that a look begins, which leaves no trace in the output."""
+    return ItemDir(Path(tempfile.gettempdir()) / "sttn-ray-looks", item.output)
 
 
 def _measure(item: Item, settings: Settings, generator: Generator, threads: int) -> float | None:
@@ -154,7 +170,8 @@ class Painter:
         item = Item(**row)
         shown: Row = {"video": item.video, "mask": item.mask, "boxes": item.boxes, "status": "", "pictures": []}
         try:
-            shown |= self._show(item, number)
+            with attempt(_scratch_dir(item), "preview", this_place()):
+                shown |= self._show(item, number)
         except Exception as error:  # noqa: BLE001 -- this operator's one boundary
             shown |= _failed(error)
             shown["pictures"] = self._show_plain(item, number)
@@ -164,20 +181,23 @@ class Painter:
         if item.fault is not None:
             raise ConfigError(item.fault)
         if not (item.mask or item.boxes):
-            return {"pictures": self._show_plain(item, number)}
+            return {"pictures": self._draw_plain(item, number)}
         plan = plan_video(item, self._settings)
         frames = preview_frames(plan.index, plan.mask)
         pictures = make_preview(plan, self._engine, self._settings, frames)
         return {**_facts(plan), "pictures": self._write(pictures, frames, plan.index.times_s(), number)}
 
     def _show_plain(self, item: Item, number: int) -> list[Row]:
-        """The picture alone, so that a box can be read off; nothing where there is none."""
         try:
-            index = index_video(item.video)
-            frame = index.num_frames // 2
-            picture = displayed_frame(index, frame)
+            return self._draw_plain(item, number)
         except Exception:  # noqa: BLE001 -- the row tells already why
             return []
+
+    def _draw_plain(self, item: Item, number: int) -> list[Row]:
+        """The picture alone, so that a box can be read off."""
+        index = index_video(item.video, interlaced=self._settings.interlaced)
+        frame = index.num_frames // 2
+        picture = displayed_frame(index, frame)
         alone = draw_preview(picture, np.zeros(picture.shape[:2], bool), None)
         return self._write([alone], [frame], index.times_s(), number)
 

@@ -101,8 +101,8 @@ class ProgressLine:
 
     def _line(self, counts: dict[str, int]) -> str:
         total, completed = counts.get("planned", 0), counts.get("completed", 0)
-        done = counts.get("done", 0) + counts.get("copied", 0)
-        failed = counts.get("failed", 0)
+        done = sum(counts.get(status, 0) for status in ("done", "degraded", "copied"))
+        failed = counts.get("failed", 0) + counts.get("quarantined", 0)
         items = f"{self._items} {done}/{self._num_items} done, {failed} failed"
         if not total:
             return items

@@ -89,6 +89,7 @@ def _inpaint(words: list[str]) -> int:
         (["--checkpoint"], "checkpoint", "PATH"),
     ):
         parser.add_argument(*flags, dest=key, metavar=metavar, help=f"the same as inpaint.{key}={metavar}")
+    parser.add_argument("--dry-run", action="store_true", help="say what the job would take and do nothing")
     parser.add_argument("--print-config", action="store_true", help="show all settings and do nothing")
     given = parser.parse_intermixed_args(words)
 
@@ -101,4 +102,5 @@ def _inpaint(words: list[str]) -> int:
     for key in ("mask", "boxes", "catalog", "output", "checkpoint"):
         if (value := getattr(given, key)) is not None:
             settings.append(f"inpaint.{key}={value}")
-    return load_program("inpaint").main(settings + ["--print-config"] * given.print_config)
+    flags = ["--print-config"] * given.print_config + ["--dry-run"] * given.dry_run
+    return load_program("inpaint").main(settings + flags)

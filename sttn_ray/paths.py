@@ -3,6 +3,7 @@
 Credentials come from where botocore looks for them (environment, profile, instance role), never from settings.
 """
 
+import logging
 import os
 import shutil
 import tempfile
@@ -21,6 +22,8 @@ from botocore.exceptions import ConnectionError as NoConnectionError
 from upath import UPath
 
 from sttn_ray.errors import ConfigError, StorageError
+
+log = logging.getLogger(__name__)
 
 StoragePath = Path | UPath
 
@@ -261,7 +264,12 @@ def stamps(path: str | StoragePath) -> list[list[Any]]:
         if isinstance(where, Path):
             files = [where, *sorted(where.iterdir())] if where.is_dir() else [where]
             return [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-        return [[f"s3://{f['name']}", f["size"], f.get("ETag")] for f in where.fs.ls(where.path, detail=True)]
+        found = where.fs.info(where.path)
+        # Not `ls` for a file: it lists all of the folder around it.
+        objects: list[dict[str, Any]] = [found]
+        if found["type"] == "directory":
+            objects = where.fs.ls(where.path, detail=True)
+        return [[f"s3://{o['name']}", o["size"], o.get("ETag")] for o in objects]
 
 
 def read_files(folder: StoragePath, names: Iterable[str], max_bytes: int) -> Iterator[tuple[str, bytes | None]]:
@@ -293,22 +301,26 @@ def read_files(folder: StoragePath, names: Iterable[str], max_bytes: int) -> Ite
 def abort_uploads(folder: StoragePath, *, older_than_s: float = 24 * 3600) -> None:
     """Give up uploads below a folder of a store that a killed process has begun; a store keeps, and bills, them.
 
-    Raises:
-        StorageError: they cannot be listed or given up.
+    Where this is not allowed, or the store does not know how, they stay.
     """
     if isinstance(folder, Path):
         return
     bucket, key, _ = folder.fs.split_path(folder.path)
     prefix = f"{key.rstrip('/')}/" if key else ""
     try:
-        page = folder.fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix)
-        for upload in page.get("Uploads", ()):
-            # Younger ones may be another driver's.
-            if time.time() - upload["Initiated"].timestamp() >= older_than_s:
-                begun = {"Key": upload["Key"], "UploadId": upload["UploadId"]}
-                folder.fs.call_s3("abort_multipart_upload", Bucket=bucket, **begun)
+        request = {"Bucket": bucket, "Prefix": prefix}
+        while True:
+            page = folder.fs.call_s3("list_multipart_uploads", **request)
+            for upload in page.get("Uploads", ()):
+                # Younger ones may be another driver's.
+                if time.time() - upload["Initiated"].timestamp() >= older_than_s:
+                    begun = {"Key": upload["Key"], "UploadId": upload["UploadId"]}
+                    folder.fs.call_s3("abort_multipart_upload", Bucket=bucket, **begun)
+            if not page.get("IsTruncated"):
+                return
+            request |= {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
     except READ_ERRORS as error:
-        raise StorageError(f"{folder}: unfinished uploads cannot be given up ({reason(error)})") from error
+        log.warning("%s: unfinished uploads cannot be given up (%s)", folder, reason(error))
 
 
 def remove_file(path: StoragePath) -> None:
@@ -318,10 +330,12 @@ def remove_file(path: StoragePath) -> None:
         StorageError: it cannot be deleted.
     """
     try:
+        if not isinstance(path, Path):
+            path.fs.rm_file(path.path)  # `unlink` would take a name such as a[1] for a pattern
+            return
         path.unlink(missing_ok=True)
-        if isinstance(path, Path):
-            with suppress(OSError):  # others lie there too
-                path.parent.rmdir()
+        with suppress(OSError):  # others lie there too
+            path.parent.rmdir()
     except FileNotFoundError:
         pass
     except READ_ERRORS as error:

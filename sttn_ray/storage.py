@@ -31,7 +31,8 @@ def published(path: StoragePath, *, temporary_dir: Path | None = None) -> Iterat
         StorageError: the folder cannot be written, or is full.
     """
     folder = temporary_dir or (path.parent if isinstance(path, Path) else Path(tempfile.gettempdir()))
-    temporary = folder / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
+    # Short, since the name itself may be as long as a name can be.
+    temporary = folder / f".{path.name[:40]}.{uuid.uuid4().hex[:8]}.tmp"
     try:
         with _as_storage_error(path):
             if isinstance(path, Path):

@@ -226,10 +226,10 @@ def train_worker(job: dict[str, Any]) -> str | None:
     run_dir = as_path(job["run_dir"])
     try:
         return _work(job, run_dir)
-    except SttnError as error:
+    except Exception as error:
         # The others are stopped by Ray.
         with suppress(StorageError):
-            note_fault(run_dir, str(error))
+            note_fault(run_dir, str(error) if isinstance(error, SttnError) else f"{type(error).__name__}: {error}")
         raise
 
 

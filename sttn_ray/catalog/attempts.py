@@ -1,11 +1,11 @@
 """How often the process of one task died: what takes its process with it each time is not tried for ever."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from sttn_ray.catalog.records import ItemDir
-from sttn_ray.errors import PoisonError
+from sttn_ray.errors import PoisonError, StorageError
 from sttn_ray.paths import remove_file
 from sttn_ray.storage import read_record, write_record
 
@@ -53,4 +53,5 @@ def attempt(item_dir: ItemDir, task: str, place: Place) -> Iterator[None]:
     try:
         yield
     finally:
-        remove_file(path)
+        with suppress(StorageError):  # it counts for this job alone
+            remove_file(path)

@@ -66,8 +66,9 @@ def refuse_overwriting(items: Sequence[Item], output_dir: str) -> None:
     Raises:
         ConfigError: which ones it would.
     """
-    inputs = {_real(os.path.splitext(p)[0]): p for i in items for p in (i.video, i.mask) if p}
-    targets = [_real(f"{output_dir}/{item.output}") for item in items if item.fault is None]
+    usable = [item for item in items if item.fault is None]
+    inputs = {_real(os.path.splitext(p)[0]): p for i in usable for p in (i.video, i.mask) if p}
+    targets = [_real(f"{output_dir.rstrip('/')}/{item.output}") for item in usable]
     faults = [
         f"{inputs[target]}: would be overwritten by an output; choose another inpaint.output"
         for target in targets
@@ -83,9 +84,12 @@ def _real(path: str) -> str:
 
 def _named(rows: Sequence[dict[str, Any]], folder: str, *, needs_mask: bool = True) -> list[Item]:
     """Items with absolute paths and an output name each; names that two items share are faults."""
-    videos = [_absolute(row.get("video"), folder) for row in rows]
+    videos = ["" if _odd_text(row) else _absolute(row.get("video"), folder) for row in rows]
     items = []
     for row, video in zip(rows, videos, strict=True):
+        if odd := _odd_text(row):
+            items.append(Item(video=odd, mask=None, boxes=None, output="", fault=f"{odd}: the row is no plain text"))
+            continue
         text = {name: str(row.get(name) or "").strip() for name in COLUMNS}
         fault = None
         if not video:
@@ -114,6 +118,16 @@ def _named(rows: Sequence[dict[str, Any]], folder: str, *, needs_mask: bool = Tr
         else item
         for item in items
     ]
+
+
+def _odd_text(row: dict[str, Any]) -> str | None:
+    """The video's name, escaped, of a row that holds what no path and no manifest can."""
+    text = "".join(str(row.get(name) or "") for name in sorted(COLUMNS))
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return ascii(row.get("video"))
+    return ascii(row.get("video")) if "\0" in text else None
 
 
 def _default_name(video: str, folder: str) -> str:

@@ -21,10 +21,10 @@ def publish_if_complete(item_dir: ItemDir, plan: Plan) -> dict[str, Any] | None:
         VideoError, StorageError: the output is not what it must be; nothing is published.
     """
     if not item_dir.has_all_segments(plan):
-        return _done_outcome(item_dir, plan)
+        return done_outcome(item_dir, plan)
     done = [record for record in item_dir.read_segments(plan) if record is not None]
     if len(done) < len(plan.segments):
-        return _done_outcome(item_dir, plan)
+        return done_outcome(item_dir, plan)
     if len({record["extradata_sha256"] for record in done}) > 1:
         raise StorageError(
             f"{plan.index.path}: its segments were encoded with different parameter sets and cannot be joined; delete "
@@ -42,7 +42,7 @@ def publish_if_complete(item_dir: ItemDir, plan: Plan) -> dict[str, Any] | None:
             _refuse_changed_inputs(plan)
     except (StorageError, OSError):
         # Another task may have published meanwhile and deleted the segments.
-        if outcome := _done_outcome(item_dir, plan):
+        if outcome := done_outcome(item_dir, plan):
             return outcome
         raise
     seconds = sum(record["seconds"] for record in done)
@@ -78,7 +78,8 @@ def _content(path: Path) -> dict[str, Any]:
     return {"num_bytes": path.stat().st_size, "sha256": file_sha256(path)}
 
 
-def _done_outcome(item_dir: ItemDir, plan: Plan) -> dict[str, Any] | None:
+def done_outcome(item_dir: ItemDir, plan: Plan) -> dict[str, Any] | None:
+    """The outcome of a plan that another task, or another driver, has published meanwhile."""
     outcome = item_dir.read_outcome()
     if outcome is None or outcome.get("plan_hash") != plan.plan_hash:
         return None
@@ -99,7 +100,9 @@ def outcome_if_current(item_dir: ItemDir, inputs: list[Any], settings_hash: str)
     That of a quarantined one too, as long as nothing has changed.
     """
     outcome = item_dir.read_outcome()
-    if outcome is None or (outcome.get("inputs"), outcome.get("settings_hash")) != (inputs, settings_hash):
+    if outcome is None or outcome["status"] == "failed":
+        return None
+    if (outcome["inputs"], outcome["settings_hash"]) != (inputs, settings_hash):
         return None
     if outcome["status"] == "quarantined":
         return outcome

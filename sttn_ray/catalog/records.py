@@ -10,12 +10,16 @@ Below the output folder:
 """
 
 import hashlib
+import logging
 from pathlib import Path
 from typing import Any
 
 from sttn_ray.catalog.plan import Plan, Settings
+from sttn_ray.errors import StorageError
 from sttn_ray.paths import StoragePath, as_path, remove_file, walk
 from sttn_ray.storage import claim, is_file, read_record, write_record
+
+log = logging.getLogger(__name__)
 
 STATE_DIR = "_sttn"
 
@@ -70,14 +74,20 @@ class ItemDir:
         return self._names().issuperset(_record_name(n) for n in range(len(plan.segments)))
 
     def clear_work(self) -> None:
-        """Delete plan and segments, also half-written ones of killed processes; the outcome stays."""
-        if isinstance(self.path, Path):
-            names = [path.name for path in self.path.iterdir()] if self.path.is_dir() else []
-        else:
-            names = sorted(self._names())
-        for name in names:
-            if not name.startswith(("outcome.json", ".outcome.json")):
-                remove_file(self.path / name)
+        """Delete plan and segments, also half-written ones of killed processes; the outcome stays.
+
+        What cannot be deleted is left: the video is done all the same.
+        """
+        try:
+            if isinstance(self.path, Path):
+                names = [path.name for path in self.path.iterdir()] if self.path.is_dir() else []
+            else:
+                names = sorted(self._names())
+            for name in names:
+                if not name.startswith(("outcome.json", ".outcome.json")):
+                    remove_file(self.path / name)
+        except (StorageError, OSError) as error:
+            log.warning("%s: work files are left there (%s)", self.path, error)
 
     def _names(self) -> set[str]:
         try:

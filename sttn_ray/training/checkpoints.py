@@ -4,14 +4,19 @@ Ray Train keeps checkpoints too. It is not used for it: its controller notes the
 without trying again, so that a full disk or a store that is away for a moment leaves a run that cannot go on.
 """
 
+import logging
 import shutil
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from sttn_ray.errors import StorageError
 from sttn_ray.paths import StoragePath, remove_file, walk
 from sttn_ray.storage import published
 from sttn_ray.training.state import TrainState, save_state
+
+log = logging.getLogger(__name__)
 
 CHECKPOINTS, STATE_FILE = "checkpoints", "state.pt"
 
@@ -40,19 +45,28 @@ class CheckpointWriter:
         self._run_dir, self._num_kept = run_dir, num_kept
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future[None] | None = None
+        self._has_failed = False
 
-    def write(self, state: TrainState) -> None:
-        """Take down a state, and begin to bring it to its place; waits for the one before.
+    def write(self, state: TrainState, beside: Callable[[], None]) -> None:
+        """Take down a state, and begin to bring it to its place, and what `beside` brings; waits for the one before.
 
         Raises:
-            StorageError: the one before did not come to its place, or this machine's disk is full.
+            StorageError: the two before did not come to their places, or this machine's disk is full.
         """
-        self.wait()
-        name = f"step-{state.step:08d}"
         folder = Path(tempfile.mkdtemp(prefix="sttn-ray-"))
         with published(folder / STATE_FILE) as temporary:
             save_state(temporary, state)
-        self._pending = self._thread.submit(self._bring, folder, name)
+        try:
+            self.wait()
+        except StorageError as error:
+            if self._has_failed:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+            self._has_failed = True
+            log.warning("a checkpoint is lost: %s; training goes on", error)
+        else:
+            self._has_failed = False
+        self._pending = self._thread.submit(self._bring, folder, f"step-{state.step:08d}", beside)
 
     def wait(self) -> None:
         """Wait until all is in its place.
@@ -63,8 +77,9 @@ class CheckpointWriter:
         if self._pending is not None:
             self._pending.result()
 
-    def _bring(self, folder: Path, name: str) -> None:
+    def _bring(self, folder: Path, name: str, beside: Callable[[], None]) -> None:
         try:
+            beside()
             with published(state_path(self._run_dir, name)) as temporary:
                 shutil.copyfile(folder / STATE_FILE, temporary)
         finally:

@@ -112,13 +112,12 @@ def train_to_end(
             line = {"step": state.step, **metrics, "learning_rate": _rate(state)}
             writer.write({**line, **speed, "clip_ids": clip_ids}, num_steps=settings.num_steps)
         if is_checkpoint and writer is not None and checkpoints is not None:
-            writer.upload()
-            checkpoints.write(state)
+            checkpoints.write(state, beside=writer.upload)
         sums, recent, start_s, wait_s = {}, [], time.monotonic(), 0.0
-    if writer is not None:
-        writer.close()
     if checkpoints is not None:
         checkpoints.wait()
+    if writer is not None:
+        writer.close()
     return fault
 
 

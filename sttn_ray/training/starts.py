@@ -2,7 +2,7 @@
 
 from pathlib import PurePosixPath
 
-from sttn_ray.paths import StoragePath
+from sttn_ray.paths import StoragePath, remove_file
 from sttn_ray.storage import read_record, write_record
 
 STARTS_RECORD, FAULT_RECORD = "starts.json", "fault.json"
@@ -14,6 +14,7 @@ MAX_STARTS = 4
 def forget_starts(run_dir: StoragePath) -> None:
     """Begin to count anew, for a driver that begins."""
     write_record(run_dir / STARTS_RECORD, {})
+    remove_file(run_dir / FAULT_RECORD)
 
 
 def count_start(run_dir: StoragePath, checkpoint: str | None, num_workers: int) -> str | None:

@@ -21,6 +21,7 @@ from sttn_ray.catalog.publish import (
 from sttn_ray.catalog.records import ItemDir, claim_output
 from sttn_ray.completion.schedule import Schedule
 from sttn_ray.errors import CatalogError, ConfigError, MaskError, StorageError, VideoError
+from sttn_ray.paths import absolute
 from sttn_ray.storage import file_sha256
 from sttn_ray.video.decode import decode_range
 from sttn_ray.video.encode import encode_segment
@@ -121,6 +122,24 @@ def test_an_output_never_takes_the_place_of_its_source(tmp_path: Path):
     for folder in (tmp_path, tmp_path / "masks"):
         with pytest.raises(ConfigError, match="would be overwritten by an output"):
             refuse_overwriting([item], str(folder))
+
+
+@pytest.mark.parametrize("output", ["s3://archive", "s3://archive/"])
+def test_an_output_never_takes_the_place_of_its_source_in_a_bucket(output: str):
+    (item,) = single_item("s3://archive/film.mp4", None, "1,2,3,4")
+    refuse_overwriting([item], f"{output.rstrip('/')}/out")
+    with pytest.raises(ConfigError, match="would be overwritten by an output"):
+        refuse_overwriting([item], str(absolute(output)))
+
+
+def test_names_that_no_manifest_can_hold_are_faults(tmp_path: Path):
+    lines = ['{"video": "a\\u0000.mp4", "boxes": "1,2,3,4"}', '{"video": "b\\ud800.mp4", "boxes": "1,2,3,4"}']
+    (tmp_path / "c.jsonl").write_text("\n".join([*lines, '{"video": "c.mp4", "boxes": "1,2,3,4"}']) + "\n")
+    items = read_catalog(str(tmp_path / "c.jsonl"))
+    assert [item.fault is None for item in items] == [False, False, True]
+    refuse_overwriting(items, str(tmp_path / "out"))
+    for item in items:
+        item.video.encode()
 
 
 def test_only_video_suffixes_are_cut_from_output_names(tmp_path: Path):
@@ -492,9 +511,14 @@ def test_a_finished_video_is_known_by_inputs_settings_and_output(work: tuple[Ite
 
 def test_a_failed_video_is_not_finished(work: tuple[ItemDir, Plan]):
     item_dir, plan = work
-    item_dir.write_outcome({"status": "failed", "reason": "no"})
+    known = {"reason": "no", "inputs": plan.inputs, "settings_hash": plan.settings_hash}
+    item_dir.write_outcome({"status": "failed", **known})
     assert outcome_if_current(item_dir, plan.inputs, plan.settings_hash) is None
     assert outcome_for_touched_inputs(item_dir, plan) is None
+    # What killed its process is not tried again, until something changes.
+    item_dir.write_outcome({"status": "quarantined", **known})
+    assert outcome_if_current(item_dir, plan.inputs, plan.settings_hash) is not None
+    assert outcome_if_current(item_dir, plan.inputs, "other") is None
 
 
 def test_touched_inputs_cost_no_work(work: tuple[ItemDir, Plan], item: Item):

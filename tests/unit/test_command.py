@@ -42,6 +42,7 @@ def program(monkeypatch: pytest.MonkeyPatch) -> FakeProgram:
         ("archive.yaml encode.crf=18", "archive.yaml encode.crf=18"),
         # Settings may stand on both sides of a flag; flags come last, so that they win over a file.
         ("encode.crf=18 -o out old.yml run.device=cpu", "encode.crf=18 old.yml run.device=cpu inpaint.output=out"),
+        ("--dry-run film.mp4", "inpaint.video=film.mp4 --dry-run"),
         ("--print-config film.mp4", "inpaint.video=film.mp4 --print-config"),
         # Not a setting, but the program can say best what is wrong with it.
         ("crf=18", "crf=18"),

@@ -20,6 +20,7 @@ from sttn_ray.paths import (
     is_folder,
     open_binary,
     read_files,
+    remove_file,
     stamps,
     use_endpoint,
     walk,
@@ -245,3 +246,27 @@ def test_uploads_that_were_begun_long_ago_are_given_up(store: str, bucket: str) 
     abort_uploads(as_path(f"{bucket}/out"))
     assert begun() == ["other/b.mp4"]
     abort_uploads(Path("out"))
+
+
+def test_a_name_is_no_pattern_where_a_file_is_deleted(store: str, bucket: str) -> None:
+    fs = client(store)
+    for name in ("run[1]/a.json", "run1/a.json"):
+        fs.pipe_file(f"{bucket}/{name}", b"1")
+    remove_file(as_path(f"{bucket}/run[1]/a.json"))
+    remove_file(as_path(f"{bucket}/absent.json"))
+    assert set(contents(store, bucket)) == {"run1/a.json"}
+
+
+def test_the_stamp_of_a_file_takes_one_request(store: str, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(3):
+        client(store).pipe_file(f"{bucket}/folder/{number}", bytes(number + 1))
+    with FaultyProxy(store, {}, seed=0) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+        s3fs.S3FileSystem.clear_instance_cache()
+        ((name, size, etag),) = stamps(f"{bucket}/folder/1")
+        assert (name, size) == (f"{bucket}/folder/1", 2)
+        assert etag
+        assert proxy.counts.total() == 1
+    s3fs.S3FileSystem.clear_instance_cache()
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", store)
+    assert [row[1] for row in stamps(f"{bucket}/folder")] == [1, 2, 3]
