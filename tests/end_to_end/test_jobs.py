@@ -13,6 +13,7 @@ from typing import NamedTuple
 import pyarrow.parquet as pq
 import pytest
 import torch
+from ray._private.utils import reset_ray_address  # what `ray stop` does
 
 from sttn_ray.model.generator import Generator, GeneratorConfig
 from sttn_ray.model.weights import save_generator
@@ -69,6 +70,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
+        # Every later program of this machine would join it, or try to.
+        reset_ray_address()
 
 
 def _answers(url: str) -> bool:
