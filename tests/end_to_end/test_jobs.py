@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pyarrow.parquet as pq
 import pytest
 import torch
-from ray._private.utils import reset_ray_address  # what `ray stop` does
+from ray._common.utils import reset_ray_address  # what `ray stop` does
 
 from sttn_ray.model.generator import Generator, GeneratorConfig
 from sttn_ray.model.weights import save_generator
