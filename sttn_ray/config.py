@@ -226,7 +226,7 @@ class InpaintSection(Section):
     mask: str | None = Field(
         None, description="path of the video's mask: an image, a folder or .zip of images, or a video"
     )
-    boxes: str | None = Field(None, description=f"instead of a mask: {SYNTAX}")
+    boxes: str | None = Field(None, description=f"instead of a mask: {SYNTAX}; or auto-logo")
     catalog: str | None = Field(
         None,
         description="path of a .csv, .jsonl or .parquet file with columns video, mask or boxes, and if need be output",

@@ -12,6 +12,7 @@ import sttn_ray
 from sttn_ray.catalog.items import Item
 from sttn_ray.completion.schedule import Schedule
 from sttn_ray.errors import MaskError, VideoError
+from sttn_ray.masks.find import find_marks, marks_as_boxes
 from sttn_ray.masks.hole import make_holes
 from sttn_ray.masks.read import MaskSource, boxes_source, check_fit, mask_source, read_masks
 from sttn_ray.model.precision import Precision
@@ -26,6 +27,8 @@ from sttn_ray.video.index import Interlaced, VideoIndex, index_video
 # To be raised when completion or compositing gives other results for the same settings.
 SCHEDULE_VERSION = 2
 INVERTED_SHARE = 0.8
+# In place of boxes: whatever stands still over the whole film.
+AUTO_LOGO = "auto-logo"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,8 +146,8 @@ def plan_video(item: Item, settings: Settings) -> Plan:
         VideoError, MaskError: it cannot be done; the message says why.
     """
     inputs = input_stats(item.video, item.mask, item.boxes)
-    source = boxes_source(item.boxes) if item.boxes else mask_source(item.mask or "")
     index = index_video(item.video, interlaced=settings.interlaced)
+    source, found_note = _mask_source(item, index)
     color = color_format(index.pix_fmt, index.color[0], index.color[1])
     encoder, encoder_note = choose_encoder(
         index,
@@ -165,7 +168,7 @@ def plan_video(item: Item, settings: Settings) -> Plan:
         "output": item.output,
         "settings": settings.hash(),
     }
-    notes = [told for told in (note, encoder_note) if told]
+    notes = [told for told in (found_note, note, encoder_note) if told]
     if index.is_deinterlaced:
         notes.append("deinterlaced: all of the picture is computed anew")
     if container.dropped:
@@ -186,6 +189,19 @@ def plan_video(item: Item, settings: Settings) -> Plan:
         settings_hash=settings.hash(),
         plan_hash=record_hash(identity),
     )
+
+
+def _mask_source(item: Item, index: VideoIndex) -> tuple[MaskSource, str | None]:
+    """Where the masks come from, and what to say of it."""
+    if not item.boxes:
+        return mask_source(item.mask or ""), None
+    if item.boxes != AUTO_LOGO:
+        return boxes_source(item.boxes), None
+    found = find_marks(index)
+    if not found.marks:
+        raise MaskError(f"{item.video}: no standing mark was found: {found.reason}; give boxes or a mask")
+    boxes = marks_as_boxes(found.marks)
+    return boxes_source(boxes), f"boxes found by {AUTO_LOGO}: {boxes}"
 
 
 def input_stats(video: str, mask: str | None, boxes: str | None) -> list[Any]:

@@ -88,9 +88,8 @@ def done_outcome(item_dir: ItemDir, plan: Plan) -> dict[str, Any] | None:
 
 
 def _refuse_changed_inputs(plan: Plan) -> None:
-    is_boxes = plan.mask.kind == "boxes"
-    mask, boxes = (None, plan.mask.name) if is_boxes else (plan.mask.name, None)
-    if input_stats(plan.index.path, mask, boxes) != plan.inputs:
+    mask = None if plan.mask.kind == "boxes" else plan.mask.name
+    if input_stats(plan.index.path, mask, plan.inputs[0]) != plan.inputs:
         raise VideoError(f"{plan.index.path}: it or its mask was replaced while it was worked on; run again")
 
 

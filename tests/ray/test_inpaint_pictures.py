@@ -18,7 +18,8 @@ from sttn_ray.model.generator import Generator, GeneratorConfig
 from sttn_ray.model.weights import save_generator
 from sttn_ray.video.decode import decode_range
 from sttn_ray.video.index import index_video
-from tests.media import frame_times, make_damaged_copy, make_video
+from sttn_ray.video.write import write_clip
+from tests.media import frame_times, make_damaged_copy, make_texture, make_video
 from tests.unit.test_video_deinterlace import make_interlaced
 
 BOX = "16,12,30,20"
@@ -113,3 +114,30 @@ def test_a_look_before_the_work_writes_no_output(
     assert "a &lt;b&gt;.mp4" in page
     assert "a <b>" not in page
     assert "failed at plan" in page
+
+
+def test_a_standing_mark_is_found_shown_and_removed(tmp_path: Path, checkpoint: Path) -> None:
+    pictures = np.stack([make_texture(240, 160, seed=n // 8) for n in range(96)])
+    for number, picture in enumerate(pictures):
+        pictures[number] = np.roll(picture, 5 * number, 1)
+    pictures[:, 10:30, 180:225] = (240, 240, 240)
+    pictures[:, 15:25, 185:220:4] = (20, 20, 20)
+    write_clip(tmp_path / "film.mp4", iter(pictures), fps=24, sound=np.zeros(4 * 48000, np.float32))
+    words = [f"inpaint.video={tmp_path}/film.mp4", "inpaint.boxes=auto-logo", f"inpaint.checkpoint={checkpoint}"]
+    words += [f"inpaint.output={tmp_path}/out", "encode.preset=ultrafast"]
+    assert inpaint.run(load_experiment([*words, "inpaint.preview=1"])) == 0
+    assert inpaint.run(load_experiment(words)) == 0
+    note = rows_of(tmp_path)["film.mp4"]["notes"][0]
+    assert note.startswith("boxes found by auto-logo: ")
+    boxes = note.partition(": ")[2]
+    assert f"boxes: <code>{boxes}</code>" in (tmp_path / "out/preview/index.html").read_text()
+    (box,) = parse_boxes(boxes)
+    left, top, right, bottom = box.pixels(240, 160)
+    assert left <= 180 <= left + 12
+    assert top <= 10 <= top + 12
+    assert right - 12 <= 225 <= right
+    assert bottom - 12 <= 30 <= bottom
+
+    write_clip(tmp_path / "plain.mp4", iter(pictures[:3]), fps=24, sound=np.zeros(6000, np.float32))
+    assert inpaint.run(load_experiment([*words, f"inpaint.video={tmp_path}/plain.mp4"])) == 1
+    assert "no standing mark was found: too short to tell" in rows_of(tmp_path)["plain.mp4"]["reason"]
