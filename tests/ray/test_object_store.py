@@ -174,7 +174,7 @@ def test_faults_of_the_store_never_make_a_wrong_shard(
     secret = rows(store, folder)["deep/secret.mp4"]
     assert (secret["status"], secret["step"], secret["error"]) == ("failed", "index", "StorageError")
     assert "secret.mp4: cannot be read" in secret["reason"]
-    assert "Access Denied" in secret["reason"]
+    assert "Forbidden" in secret["reason"]
 
 
 @pytest.mark.parametrize("num_kills", [1, pytest.param(3, marks=pytest.mark.slow)])
