@@ -9,7 +9,8 @@ be told from a mark.
 Results: for films, moving clips and static clips, and each mark: recall, the share whose box overlaps the mark by an
 IoU of 0.5 or more; covered, the share whose box covers 95 % of the mark and is at most four times as large; coverage,
 how much of the mark the best box covers, mean over all; false_boxes, boxes that touch no mark, a video; without_mark,
-the same for the videos as they are. rows holds every video. seconds is what a search takes.
+the same for the videos as they are, and for how many of them the search says that it cannot tell. rows holds every
+video. seconds is what a search takes.
 """
 
 import statistics
@@ -41,8 +42,7 @@ Picture = NDArray[np.uint8]
 MAX_SIDE = 1280
 CLIP_FRAMES = 240
 FILM_SIZE = (854, 480)
-NUM_FILMS = 6
-SHOTS = (6, 24)  # of a film, from and to
+SHOTS = (4, 6, 8, 12, 18, 24)  # of each film
 SHOT_FRAMES = 48
 FPS = 24
 CRF = 24  # what a broadcaster or a video site leaves
@@ -67,20 +67,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     cv2.setNumThreads(arguments.threads)
     paths = sorted(p for p in arguments.media.iterdir() if p.suffix.lower() in VIDEO_SUFFIXES)
     sources = [index_video(str(path)) for path in paths]
-    num_films = 1 if arguments.quick else NUM_FILMS
+    films = SHOTS[:1] if arguments.quick else SHOTS
     rows = []
     with tempfile.TemporaryDirectory(prefix="sttn-ray-") as folder:
-        for seed in range(num_films):
-            rng = np.random.default_rng(seed)
-            num_shots = int(rng.integers(SHOTS[0], SHOTS[1] + 1))
-            frames = film_frames(sources, num_shots, rng)
+        for seed, num_shots in enumerate(films):
+            frames = film_frames(sources, num_shots, np.random.default_rng(seed))
             rows += _measure(f"film-{seed} of {num_shots} shots", "film", frames, FILM_SIZE, seed, Path(folder))
         for seed, source in enumerate(sources[:2] if arguments.quick else sources):
             size = _even_size(source)
             rows += _measure(Path(source.path).name, None, clip_frames(source, size), size, seed, Path(folder))
     settings = {
         "media": str(arguments.media),
-        "films": num_films,
+        "film_shots": films,
         "crf": CRF,
         "clip_frames": CLIP_FRAMES,
         "shot_frames": SHOT_FRAMES,
@@ -277,6 +275,9 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
             "without_mark": {
                 "false_boxes": round(statistics.mean(plain), 2),
                 "videos_with_any": sum(map(bool, plain)),
+                "cannot_tell": sum(
+                    "cannot be told" in (row["reason"] or "") for row in members if row["mark"] == "none"
+                ),
             },
         }
         for kind in MARKS:

@@ -24,12 +24,12 @@ FULL_GRADIENT_COARSE = 2.0
 COARSE_SIDE = 60
 
 # An edge that persists: how far its arrows add up, of the frames and of what they could reach. Measured: films of 5 to
-# 24 shots without a mark have no more than 13 such pixels together; a mark 3 % wide has 200, a larger one 1000.
+# 24 shots without a mark have less than 0.015 % of such pixels, no 15 of them together; a mark 3 % wide has 0.05 %.
 MIN_SUM = 0.5
 MIN_PURITY = 0.85
-# A mark, where nothing else persists; faint ones reach 0.57 and 0.93.
+# A mark; faint ones reach 0.57 and 0.93, and must be larger: a thing that stood still in half of the film looks so.
 MIN_MARK_PURITY = 0.9
-MIN_MARK_EDGES = 1e-4  # pixels, as a share of the picture's
+MIN_MARK_EDGES, MIN_FAINT_EDGES = 1e-4, 4e-4  # pixels, as a share of the picture's
 # A mark, where more than this share of the picture persists besides: a shot by a slow or resting camera, whose own
 # edges reach 0.65 and 0.94. Opaque marks reach 0.95 and 0.98, those of half opacity 0.75 and 0.96.
 OTHER_EDGES = 0.0005
@@ -69,9 +69,10 @@ class Overlay(NamedTuple):
 
 
 class _Measured(NamedTuple):
-    """A candidate: its box, and the means of its edges' arrows."""
+    """A candidate: its box, how much of the picture its edges are, and the means of their arrows."""
 
     box: Box
+    edges: float
     total: float
     purity: float
 
@@ -85,7 +86,7 @@ def find_overlays(luma: NDArray[np.uint8]) -> tuple[list[Overlay], str | None]:
         return [], "the picture stands still, so a mark cannot be told from it"
     edges = (fine.total >= MIN_SUM) & (fine.purity >= MIN_PURITY)
     clear_borders(edges, luma)
-    found = [mark for mark in _measured(_candidates(edges, fine.total), edges, fine) if mark.purity >= MIN_MARK_PURITY]
+    found = [mark for mark in _measured(_candidates(edges, fine.total), edges, fine) if _persists(mark)]
     if _share_off(edges, found) > OTHER_EDGES:
         found = [mark for mark in found if mark.total >= MIN_CLEAR_SUM and mark.purity >= MIN_CLEAR_PURITY]
     if _share_off(edges, found) > STILL_EDGES:
@@ -167,11 +168,14 @@ def _measured(boxes: list[Box], edges: NDArray[np.bool_], arrows: Arrows) -> lis
     for box in boxes:
         place = slice(box[1], box[3]), slice(box[0], box[2])
         own = edges[place]
-        if own.sum() >= MIN_MARK_EDGES * edges.size:
-            measured.append(
-                _Measured(box, float(arrows.total[place][own].mean()), float(arrows.purity[place][own].mean()))
-            )
+        total, purity = arrows.total[place][own].mean(), arrows.purity[place][own].mean()
+        measured.append(_Measured(box, float(own.sum() / edges.size), float(total), float(purity)))
     return measured
+
+
+def _persists(mark: _Measured) -> bool:
+    least = MIN_MARK_EDGES if mark.total >= MIN_CLEAR_SUM else MIN_FAINT_EDGES
+    return mark.edges >= least and mark.purity >= MIN_MARK_PURITY
 
 
 def _share_off(edges: NDArray[np.bool_], marks: list[_Measured]) -> float:
