@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             size = _even_size(source)
             rows += _measure(Path(source.path).name, None, clip_frames(source, size), size, seed, Path(folder))
     settings = {
-        "media": str(arguments.media),
+        "media": arguments.media.name,
         "film_shots": films,
         "crf": CRF,
         "clip_frames": CLIP_FRAMES,
