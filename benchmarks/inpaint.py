@@ -39,10 +39,9 @@ from sttn_ray.catalog.plan import Settings, plan_video
 from sttn_ray.catalog.records import ItemDir
 from sttn_ray.catalog.segments import complete_segment
 from sttn_ray.completion.engine import Engine
-from sttn_ray.completion.schedule import Schedule
+from sttn_ray.config import load_experiment
 from sttn_ray.corpus import VIDEO_SUFFIXES
 from sttn_ray.model.generator import PRESETS, Generator
-from sttn_ray.model.precision import fastest_precision
 from sttn_ray.storage import read_record
 from sttn_ray.video.decode import decode_range
 from sttn_ray.video.index import index_video
@@ -70,7 +69,7 @@ def _measure(folder: Path, media: Path | None, threads: int, is_quick: bool) -> 
     preset = "small" if is_quick else "sttn"
     generator = _generator(preset)
     clips = _clips(videos, folder / "clips")
-    settings = _settings()
+    settings = inpaint.make_settings(load_experiment([]), "cpu", "")
     engine = Engine(generator, device="cpu", precision=settings.precision, schedule=settings.schedule)
     start = time.perf_counter()
     _complete(clips[:1], engine, settings, folder)
@@ -103,25 +102,6 @@ def _measure(folder: Path, media: Path | None, threads: int, is_quick: bool) -> 
 def _generator(preset: str) -> Generator:
     torch.manual_seed(0)
     return Generator(PRESETS[preset]).eval()  # type: ignore[index]
-
-
-def _settings() -> Settings:
-    return Settings(
-        checkpoint_sha256="",
-        device="cpu",
-        precision=fastest_precision("cpu"),
-        schedule=Schedule(num_references=7),
-        segment_frames=250,
-        dilation_px=6,
-        feather_px=4,
-        require_hole=False,
-        on_damage="fail",
-        interlaced="refuse",
-        codec="libx264",
-        crf=16,
-        preset="fast",
-        encoder_threads=1,
-    )
 
 
 def _clips(videos: Sequence[Path], folder: Path) -> list[Path]:
@@ -168,7 +148,7 @@ def _run_job(
     job = inpaint.Job(settings, str(output), Progress.remote(), None)  # type: ignore[attr-defined]
     first, records = _Start(job.progress), _Records(output, items)
     with _polling(first.look, records.look):
-        rows = inpaint.build(items, job, generator, num_actors=1, actor_cpus=threads)
+        rows = inpaint.build(items, job, generator, inpaint.Pool(1, threads, None))
         statuses = [row["outcome"] for row in rows.iter_rows() if row["outcome"]]
         end = time.perf_counter()
     assert len(statuses) == len(clips)
@@ -242,11 +222,11 @@ def _film_memory(film: Path, folder: Path, threads: int) -> dict[str, Any]:
         output = folder / name
         output.mkdir()
         item = Item(video=str(film.absolute()), mask=None, boxes=box, output="film")
-        settings = _settings()
+        settings = inpaint.make_settings(load_experiment([]), "cpu", "")
         job = inpaint.Job(settings, str(output), Progress.remote(), None)  # type: ignore[attr-defined]
         peak = PeakMemory()
         with peak:
-            rows = inpaint.build([item], job, _generator("small"), num_actors=1, actor_cpus=threads)
+            rows = inpaint.build([item], job, _generator("small"), inpaint.Pool(1, threads, None))
             assert any('"done"' in row["outcome"] for row in rows.iter_rows())
         found[f"{name}_peak_pss_gb"] = round(peak.num_bytes / 1e9, 2)
         sys.stderr.write(f"{name}: {found[f'{name}_peak_pss_gb']} GB, {os.cpu_count()} cores\n")

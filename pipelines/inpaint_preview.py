@@ -1,6 +1,7 @@
 """What `pipelines.inpaint` shows before it does anything: an estimate of the whole job, and pictures of some videos."""
 
 import logging
+import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -9,10 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import ray
-import torch
 
 from sttn_ray.catalog.attempts import attempt
 from sttn_ray.catalog.estimate import describe_estimate, estimate_job, plan_facts
@@ -21,15 +20,14 @@ from sttn_ray.catalog.plan import Plan, Settings, input_stats, plan_video
 from sttn_ray.catalog.preview import displayed_frame, make_preview, preview_frames
 from sttn_ray.catalog.publish import outcome_if_current
 from sttn_ray.catalog.records import ItemDir
-from sttn_ray.catalog.segments import complete_segment
-from sttn_ray.cluster import this_place
-from sttn_ray.completion.engine import Engine
+from sttn_ray.catalog.segments import complete_segment, start_engine
 from sttn_ray.errors import ConfigError, SttnError, failed_outcome
 from sttn_ray.model.generator import Generator
 from sttn_ray.paths import StoragePath
 from sttn_ray.report.preview import Picture, draw_preview, preview_page, write_picture
 from sttn_ray.video.index import index_video
 
+from .inpaint_steps import Pool, this_place
 from .progress import prepare_data
 
 log = logging.getLogger(__name__)
@@ -45,9 +43,7 @@ def dry_run(
     settings: Settings,
     output_dir: StoragePath,
     generator: Generator,
-    *,
-    num_actors: int,
-    actor_cpus: int,
+    pool: Pool,
 ) -> int:
     """Plan every video, write nothing, and say what the job would take; returns the exit status."""
     prepare_data()
@@ -58,15 +54,15 @@ def dry_run(
         .iter_rows()
     )
     facts = [row["facts"] for row in sorted(rows, key=lambda row: row["number"])]
-    measure = ray.remote(num_cpus=actor_cpus, num_gpus=1 if settings.device == "cuda" else 0)(_measure)
+    measure = ray.remote(num_cpus=pool.cpus, num_gpus=pool.gpus or 0)(_measure)
     todo = [item for item, row in zip(items, facts, strict=True) if row["status"] == "todo"]
     rate = None
     for item in todo[:MEASURED_VIDEOS]:  # one may be damaged
         with suppress(SttnError, ray.exceptions.RayError):
-            rate = ray.get(measure.remote(item, settings, generator, actor_cpus))
+            rate = ray.get(measure.remote(item, settings, generator, pool.cpus))
         if rate is not None:
             break
-    estimate = estimate_job(facts, frames_per_s=rate, num_processes=num_actors, codec=settings.codec, crf=settings.crf)
+    estimate = estimate_job(facts, frames_per_s=rate, num_processes=pool.size, codec=settings.codec, crf=settings.crf)
     log.info("%s", describe_estimate(facts, estimate))
     return 1 if estimate.failed else 0
 
@@ -95,14 +91,12 @@ def make_facts_fn(settings: Settings, output_dir: str) -> Callable[[Row], Row]:
 
 def _scratch_dir(item: Item) -> ItemDir:
     """Where it is noted that a look begins, which leaves no trace in the output."""
-    return ItemDir(Path(tempfile.gettempdir()) / "sttn-ray-looks", item.output)
+    return ItemDir(Path(tempfile.gettempdir()) / f"sttn-ray-looks-{os.getuid()}", item.output)
 
 
 def _measure(item: Item, settings: Settings, generator: Generator, threads: int) -> float | None:
     """Frames with a hole that one process completes in a second, on some frames of a video."""
-    torch.set_num_threads(threads)
-    cv2.setNumThreads(1)
-    engine = _make_engine(generator, settings)
+    engine = start_engine(generator, settings, threads=threads)
     plan = plan_video(item, settings)
     segment = max(range(len(plan.segments)), key=lambda n: plan.hole_frames[n])
     start, stop = plan.segments[segment]
@@ -118,9 +112,7 @@ def write_preview(
     settings: Settings,
     output_dir: StoragePath,
     generator: Generator,
-    *,
-    num_actors: int,
-    actor_cpus: int,
+    pool: Pool,
 ) -> int:
     """Draw some frames of each video before and after, and a page of them; returns the exit status."""
     prepare_data()
@@ -134,11 +126,11 @@ def write_preview(
                 "generator": ray.put(generator),
                 "settings": settings,
                 "folder": folder,
-                "threads": actor_cpus,
+                "threads": pool.cpus,
             },
-            compute=ray.data.ActorPoolStrategy(size=num_actors),
-            num_cpus=actor_cpus,
-            num_gpus=1 if settings.device == "cuda" else None,
+            compute=ray.data.ActorPoolStrategy(size=pool.size),
+            num_cpus=pool.cpus,
+            num_gpus=pool.gpus,
         )
         .iter_rows()
     )
@@ -160,9 +152,7 @@ class Painter:
     """
 
     def __init__(self, generator: ray.ObjectRef, settings: Settings, folder: StoragePath, threads: int) -> None:
-        torch.set_num_threads(threads)
-        cv2.setNumThreads(1)
-        self._engine = _make_engine(ray.get(generator), settings)
+        self._engine = start_engine(ray.get(generator), settings, threads=threads)
         self._settings, self._folder = settings, folder
 
     def __call__(self, row: Row) -> Row:
@@ -228,7 +218,3 @@ def _facts(plan: Plan) -> Row:
 def _failed(error: Exception) -> Row:
     outcome = failed_outcome("plan", error)
     return {name: outcome[name] for name in ("status", "step", "reason")}
-
-
-def _make_engine(generator: Generator, settings: Settings) -> Engine:
-    return Engine(generator, device=settings.device, precision=settings.precision, schedule=settings.schedule)

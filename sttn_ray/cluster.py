@@ -7,7 +7,6 @@ import os
 import ray
 from ray._private.services import find_bootstrap_address  # what `ray start` wrote; no public way to ask
 
-from sttn_ray.catalog.attempts import Place
 from sttn_ray.errors import ConfigError
 from sttn_ray.paths import ENDPOINT_VARIABLE, is_remote
 
@@ -53,16 +52,6 @@ def _shared_environment() -> dict[str, str]:
     # What a submitted job was given reaches them anyway, and Ray refuses it a second time.
     given = json.loads(os.environ.get(_JOB_VARIABLE) or "{}").get("runtime_env", {}).get("env_vars", {})
     return {name: os.environ[name] for name in (ENDPOINT_VARIABLE,) if name in os.environ and name not in given}
-
-
-def this_place() -> Place:
-    """Where the task that asks runs."""
-    context = ray.get_runtime_context()
-    return Place(context.get_job_id(), context.get_node_id(), _living_nodes)
-
-
-def _living_nodes() -> set[str]:
-    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
 def num_nodes() -> int:

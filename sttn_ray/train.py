@@ -227,9 +227,10 @@ def train_worker(job: dict[str, Any]) -> str | None:
     try:
         return _work(job, run_dir)
     except Exception as error:
-        # The others are stopped by Ray.
-        with suppress(StorageError):
-            note_fault(run_dir, str(error) if isinstance(error, SttnError) else f"{type(error).__name__}: {error}")
+        # The others are stopped by Ray. A store or a disk that fails would take its time to fail once more.
+        if not isinstance(error, StorageError):
+            with suppress(StorageError):
+                note_fault(run_dir, str(error) if isinstance(error, SttnError) else f"{type(error).__name__}: {error}")
         raise
 
 

@@ -48,7 +48,8 @@ def publish_if_complete(item_dir: ItemDir, plan: Plan) -> dict[str, Any] | None:
     seconds = sum(record["seconds"] for record in done)
     num_concealed = sum(record["num_concealed"] for record in done)
     outcome = _outcome(plan, "degraded" if num_concealed else "done", target) | content
-    outcome |= {"seconds": seconds, "min_psnr": min((r["min_psnr"] for r in done if r["min_psnr"]), default=None)}
+    psnrs = [record["min_psnr"] for record in done if record["min_psnr"] is not None]
+    outcome |= {"seconds": seconds, "min_psnr": min(psnrs, default=None)}
     if num_concealed:
         outcome["notes"].append(f"{num_concealed} damaged frames of the source show the picture before them")
     item_dir.write_outcome(outcome)

@@ -6,7 +6,8 @@ Below the output folder:
 - `_sttn/run.json`: the settings all outputs here were made with
 - `_sttn/items/KEY/plan.json`, KEY from the output's name
 - `_sttn/items/KEY/segment-00000.mp4` and `segment-00000.json`
-- `_sttn/items/KEY/outcome.json`: done, copied or failed
+- `_sttn/items/KEY/attempts-*.json`: which tasks are being worked on
+- `_sttn/items/KEY/outcome.json`: done, degraded, copied, failed or quarantined
 """
 
 import hashlib

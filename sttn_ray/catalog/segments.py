@@ -5,6 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import tee
 from typing import Any
 
+import cv2
+import torch
+
 from sttn_ray.catalog.plan import Plan, Settings
 from sttn_ray.catalog.records import ItemDir
 from sttn_ray.completion.compositing import paste_samples
@@ -12,6 +15,7 @@ from sttn_ray.completion.engine import Engine, SourceFrame
 from sttn_ray.completion.prefetch import prefetched
 from sttn_ray.masks.hole import Hole, make_holes
 from sttn_ray.masks.read import read_masks
+from sttn_ray.model.generator import Generator
 from sttn_ray.storage import file_stamp, published
 from sttn_ray.video.color import ColorFormat, color_format, frame_planes
 from sttn_ray.video.decode import decode_range
@@ -20,6 +24,14 @@ from sttn_ray.video.encode import encode_segment
 PREFETCHED_FRAMES = 8
 # Frames between two messages about progress, which cost nothing beside the work on a frame.
 FRAMES_PER_MESSAGE = 5
+
+
+def start_engine(generator: Generator, settings: Settings, *, threads: int) -> Engine:
+    """An engine for a job's settings, in a process that has this many math threads from now on."""
+    # Ray gives a process one math thread for a fraction of a CPU up to one; the number counts here.
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(1)
+    return Engine(generator, device=settings.device, precision=settings.precision, schedule=settings.schedule)
 
 
 def complete_segment(

@@ -15,13 +15,10 @@ from pipelines import inpaint
 from sttn_ray.config import load_experiment
 from sttn_ray.masks.boxes import draw_boxes, parse_boxes
 from sttn_ray.masks.hole import make_hole
-from sttn_ray.model.generator import Generator, GeneratorConfig
-from sttn_ray.model.weights import save_generator
 from tests.media import audio_packet_hash, frame_times, make_damaged_copy, make_video
 from tests.processes import ROOT, kill_ray_process, start, wait_until
 
 BOX = "16,12,30,20"
-TINY = GeneratorConfig(channels=16, num_blocks=1, width=96, height=48, mask_keys=True)
 
 
 @pytest.fixture(scope="module")
@@ -29,13 +26,6 @@ def cluster() -> Iterator[None]:
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "tiny.pt"
-    save_generator(path, Generator(TINY))
-    return path
 
 
 def planes(path: Path) -> list[list[np.ndarray]]:

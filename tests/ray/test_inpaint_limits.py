@@ -23,13 +23,6 @@ from tests.processes import ROOT, kill_ray_process, wait_until
 BOX = "16,12,30,20"
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "tiny.pt"
-    save_generator(path, Generator(GeneratorConfig(channels=16, num_blocks=1, width=96, height=48, mask_keys=True)))
-    return path
-
-
 def begin(output: Path, checkpoint: Path, *words: str) -> subprocess.Popen[str]:
     request = [f"inpaint.output={output}", f"inpaint.checkpoint={checkpoint}", "encode.preset=ultrafast", *words]
     return subprocess.Popen(

@@ -15,8 +15,6 @@ from pipelines import inpaint
 from sttn_ray.config import load_experiment
 from sttn_ray.masks.boxes import draw_boxes, parse_boxes
 from sttn_ray.masks.hole import make_hole
-from sttn_ray.model.generator import Generator, GeneratorConfig
-from sttn_ray.model.weights import save_generator
 from sttn_ray.video.decode import decode_range
 from sttn_ray.video.index import index_video
 from sttn_ray.video.write import write_clip
@@ -31,13 +29,6 @@ def cluster() -> Iterator[None]:
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "tiny.pt"
-    save_generator(path, Generator(GeneratorConfig(channels=16, num_blocks=1, width=96, height=48, mask_keys=True)))
-    return path
 
 
 def run(folder: Path, checkpoint: Path, *more: str, is_dry: bool = False) -> int:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from sttn_ray.catalog.items import Item, read_catalog, refuse_overwriting, single_item
-from sttn_ray.catalog.plan import Plan, Settings, input_stats, plan_video
+from sttn_ray.catalog.plan import Plan, input_stats, plan_video
 from sttn_ray.catalog.publish import (
     outcome_for_touched_inputs,
     outcome_if_current,
@@ -26,23 +26,7 @@ from sttn_ray.storage import file_sha256
 from sttn_ray.video.decode import decode_range
 from sttn_ray.video.encode import encode_segment
 from tests.media import audio_packet_hash, frame_hashes, frame_times, make_video
-
-SETTINGS = Settings(
-    checkpoint_sha256="0" * 64,
-    device="cpu",
-    precision="fp32",
-    schedule=Schedule(),
-    segment_frames=10,
-    dilation_px=6,
-    feather_px=4,
-    require_hole=False,
-    on_damage="fail",
-    interlaced="refuse",
-    codec="x264-lossless",
-    crf=16,
-    preset="veryfast",
-    encoder_threads=1,
-)
+from tests.plans import SETTINGS
 
 
 def write_catalog(path: Path, rows: list[dict[str, Any]]) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sttn_ray.catalog.items import single_item
-from sttn_ray.catalog.plan import Plan, Settings, plan_video
+from sttn_ray.catalog.plan import Plan, plan_video
 from sttn_ray.catalog.preview import displayed_frame, make_preview, preview_frames
 from sttn_ray.catalog.segments import complete_segment
 from sttn_ray.completion.engine import Engine
@@ -24,24 +24,10 @@ from sttn_ray.model.generator import Generator, GeneratorConfig
 from sttn_ray.report import preview
 from sttn_ray.report.preview import draw_preview, preview_page, write_picture
 from sttn_ray.video.index import index_video
+from tests import plans
 from tests.media import make_images, make_video
 
-SETTINGS = Settings(
-    checkpoint_sha256="0" * 64,
-    device="cpu",
-    precision="fp32",
-    schedule=Schedule(num_references=1),
-    segment_frames=10,
-    dilation_px=2,
-    feather_px=1,
-    require_hole=False,
-    on_damage="fail",
-    interlaced="refuse",
-    codec="x264-lossless",
-    crf=16,
-    preset="veryfast",
-    encoder_threads=1,
-)
+SETTINGS = replace(plans.SETTINGS, schedule=Schedule(num_references=1), dilation_px=2, feather_px=1)
 BOX = "16,12,30,20"
 
 

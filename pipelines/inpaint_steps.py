@@ -1,0 +1,254 @@
+"""What each operator of `pipelines.inpaint` does to its rows; the chain of them stands there."""
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import ray
+
+from sttn_ray.catalog.attempts import Place, attempt
+from sttn_ray.catalog.items import Item
+from sttn_ray.catalog.manifest import pack_outcome, pending_outcome
+from sttn_ray.catalog.plan import Plan, Settings, input_stats, plan_video
+from sttn_ray.catalog.publish import (
+    done_outcome,
+    outcome_for_touched_inputs,
+    outcome_if_current,
+    publish_copy,
+    publish_if_complete,
+)
+from sttn_ray.catalog.records import ItemDir
+from sttn_ray.catalog.segments import complete_segment, start_engine, write_segment
+from sttn_ray.errors import ConfigError, StorageError, failed_outcome
+from sttn_ray.memory import give_back_memory
+
+from .gauges import busy, count_bytes, timed
+
+FAILED = ("failed", "quarantined")
+Row = dict[str, Any]
+
+
+class Job(NamedTuple):
+    """What every operator is told: all of it small.
+
+    Attributes:
+        settings: that change results.
+        output_dir: absolute path.
+        progress: where counts go.
+        deadline_s: by `time.time()`, from which no further work is begun; None: there is none.
+    """
+
+    settings: Settings
+    output_dir: str
+    progress: ray.actor.ActorHandle
+    deadline_s: float | None
+
+    @property
+    def is_over(self) -> bool:
+        return self.deadline_s is not None and time.time() >= self.deadline_s
+
+
+class Pool(NamedTuple):
+    """The processes that run the network: how many, and the CPUs and the share of a GPU, or none, of each."""
+
+    size: int
+    cpus: int
+    gpus: float | None
+
+
+def this_place() -> Place:
+    """Where the task that asks runs."""
+    context = ray.get_runtime_context()
+    return Place(context.get_job_id(), context.get_node_id(), _living_nodes)
+
+
+def _living_nodes() -> set[str]:
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
+
+def make_plan_fn(job: Job) -> Callable[[Row], list[Row]]:
+    """Rows of `Item` columns to rows of segments.
+
+    Adds item, output_name, segment, frames, plan_hash; outcome, as text, where the video needs no work or cannot be
+    done; samples and completion, blank.
+    """
+
+    def plan(row: Row) -> list[Row]:
+        number = row.pop("item")
+        item = Item(**row)
+        item_dir = ItemDir(job.output_dir, item.output)
+        base = {"item": number, "output_name": item.output, "segment": -1, "frames": 0, "plan_hash": ""}
+        base |= {"outcome": "", "samples": [b""], "completion": {"node": "", "began_s": 0.0, "seconds": 0.0}}
+        inputs: list[Any] = []
+        try:
+            if item.fault is not None:
+                raise ConfigError(item.fault)
+            if job.is_over:
+                return [base | _pending()]
+            inputs = input_stats(item.video, item.mask, item.boxes)
+            with attempt(item_dir, "plan", this_place()), timed("plan"):
+                todo, outcome = _plan_item(item, item_dir, inputs, job.settings)
+        except Exception as error:  # noqa: BLE001 -- this operator's one boundary
+            record_dir = item_dir if item.fault is None else None
+            return [base | _fail(record_dir, number, "plan", error, inputs, job)]
+        if outcome is not None:
+            return [base | _finish(number, outcome, job)]
+        job.progress.add.remote("planned", sum(todo.frames.values()))
+        return [
+            base | {"segment": n, "frames": frames, "plan_hash": todo.plan_hash} for n, frames in todo.frames.items()
+        ]
+
+    return plan
+
+
+class _Todo(NamedTuple):
+    """The segments of a plan that are still to be done, with their number of frames."""
+
+    plan_hash: str
+    frames: dict[int, int]
+
+
+def _plan_item(item: Item, item_dir: ItemDir, inputs: list[Any], settings: Settings) -> tuple[_Todo, Row | None]:
+    """The segments to do, or the outcome of a video that needs none."""
+    if outcome := outcome_if_current(item_dir, inputs, settings.hash()):
+        if outcome["status"] != "quarantined":
+            item_dir.clear_work()  # of a run killed after the video was done
+        return _NOTHING, outcome
+    plan = item_dir.read_plan()
+    if plan is None or plan.inputs != inputs or plan.settings_hash != settings.hash():
+        plan = plan_video(item, settings)
+        if outcome := outcome_for_touched_inputs(item_dir, plan):
+            return _NOTHING, outcome
+        item_dir.write_plan(plan)
+    outcome = item_dir.read_outcome()
+    if outcome is not None and outcome.get("plan_hash") != plan.plan_hash:  # it failed, or is of another source
+        item_dir.clear_outcome()
+    if not plan.has_hole:
+        return _NOTHING, publish_copy(item_dir, plan)
+    records = item_dir.read_segments(plan)
+    frames = {n: stop - start for n, (start, stop) in enumerate(plan.segments) if records[n] is None}
+    return _Todo(plan.plan_hash, frames), None if frames else publish_if_complete(item_dir, plan)
+
+
+_NOTHING = _Todo("", {})
+
+
+class Completer:
+    """A network that completes segments.
+
+    Reads output_name, segment; adds samples, a list with the packed prediction of each frame, and completion, what is
+    recorded of it: the node, when it began (seconds since 1970), and how many seconds it took.
+    """
+
+    def __init__(self, generator: ray.ObjectRef, job: Job, threads: int) -> None:
+        self._engine, self._job = start_engine(ray.get(generator), job.settings, threads=threads), job
+
+    def __call__(self, row: Row) -> Row:
+        if row["outcome"]:
+            return row
+        if self._job.is_over:
+            return row | _pending()
+        item_dir = ItemDir(self._job.output_dir, row["output_name"])
+        began_s = time.time()
+        plan = None
+        try:
+            plan = _plan_of(row, item_dir)
+            if plan is None:
+                return row | {"plan_hash": ""}
+            with attempt(item_dir, f"complete-{row['segment']:05d}", this_place()), busy(), timed("complete"):
+                samples = list(
+                    complete_segment(plan, row["segment"], self._engine, self._job.settings, self._count_completed)
+                )
+        except Exception as error:  # noqa: BLE001 -- this operator's one boundary
+            return row | _end(item_dir, row["item"], "complete", error, plan, self._job)
+        finally:
+            give_back_memory()
+        completion = {
+            "node": ray.get_runtime_context().get_node_id(),
+            "began_s": began_s,
+            "seconds": time.time() - began_s,
+        }
+        return row | {"samples": samples, "completion": completion}
+
+    def _count_completed(self, frames: int) -> None:
+        self._job.progress.add.remote("completed", frames)
+
+
+def make_encode_fn(job: Job) -> Callable[[Row], Row]:
+    """Rows of completed segments to rows of recorded ones; drops samples.
+
+    The task that records a video's last segment publishes the video, and its row carries the outcome.
+    """
+
+    def encode(row: Row) -> Row:
+        samples = row.pop("samples")
+        if row["outcome"] or not row["plan_hash"]:
+            return row
+        item_dir = ItemDir(job.output_dir, row["output_name"])
+        step = "encode"
+        plan = None
+        try:
+            plan = _plan_of(row, item_dir)
+            if plan is None:
+                return row
+            with attempt(item_dir, f"encode-{row['segment']:05d}", this_place()):
+                with timed("encode"):
+                    completion = row["completion"]
+                    write_segment(item_dir, plan, row["segment"], samples, job.settings, completion=completion)
+                job.progress.add.remote("encoded", row["frames"])
+                step = "publish"
+                with timed("publish"):
+                    outcome = publish_if_complete(item_dir, plan)
+        except Exception as error:  # noqa: BLE001 -- this operator's one boundary
+            return row | _end(item_dir, row["item"], step, error, plan, job)
+        finally:
+            give_back_memory()
+        if outcome is None:
+            return row
+        count_bytes("read", outcome["source_bytes"])
+        count_bytes("written", outcome["num_bytes"])
+        return row | _finish(row["item"], outcome, job)
+
+    return encode
+
+
+def _finish(item: int, outcome: Row, job: Job) -> Row:
+    job.progress.finish.remote(item, outcome["status"])
+    return {"outcome": pack_outcome(outcome)}
+
+
+def _end(item_dir: ItemDir, item: int, step: str, error: Exception, plan: Plan | None, job: Job) -> Row:
+    """The row of a segment that failed: its video's, or what another task has made of the video meanwhile.
+
+    That one deletes the work files, also those that this one was busy with.
+    """
+    with suppress(StorageError):
+        if plan is not None and (outcome := done_outcome(item_dir, plan)):
+            return _finish(item, outcome, job)
+    return _fail(item_dir, item, step, error, plan.inputs if plan else [], job)
+
+
+def _fail(item_dir: ItemDir | None, item: int, step: str, error: Exception, inputs: list[Any], job: Job) -> Row:
+    """The row of a video that failed, which is recorded, and counted."""
+    outcome = failed_outcome(step, error)
+    if item_dir is not None:
+        with suppress(StorageError):  # the row says it all the same
+            item_dir.write_outcome(outcome | {"inputs": inputs, "settings_hash": job.settings.hash()})
+    return _finish(item, outcome, job)
+
+
+def _pending() -> Row:
+    return {"outcome": pack_outcome(pending_outcome("not begun within inpaint.max_hours; the same command goes on"))}
+
+
+def _plan_of(row: Row, item_dir: ItemDir) -> Plan | None:
+    """The plan that a row's segment belongs to; None where there is nothing left to do for it.
+
+    The video may have failed, or another driver may have published it, or planned it anew for a changed source.
+    """
+    outcome = item_dir.read_outcome()
+    if outcome is not None and outcome["status"] in FAILED:
+        return None
+    plan = item_dir.read_plan()
+    return plan if plan is not None and plan.plan_hash == row["plan_hash"] else None
