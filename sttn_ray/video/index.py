@@ -285,8 +285,8 @@ def _pts_by_decoding(path: str, stream_index: int) -> list[int]:
 def _check_interlaced(frame: av.VideoFrame, path: str, interlaced: Interlaced) -> None:
     if interlaced == "refuse":
         raise VideoError(
-            f"{path}: is interlaced; completing it as full frames would smear its fields; deinterlace it first, or "
-            "set inpaint.interlaced=deinterlace"
+            f"{path}: is interlaced; completing it as full frames would smear its fields; deinterlace it first "
+            "(to inpaint it, inpaint.interlaced=deinterlace does that)"
         )
     if not can_deinterlace(frame):
         raise VideoError(
