@@ -18,7 +18,7 @@ import logging
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -102,7 +102,8 @@ def run(experiment: Experiment, *, is_dry: bool = False) -> int:
         pool.cpus,
     )
     job = Job(settings, str(output_dir), Progress.remote(exports=True), _deadline_s(options.max_hours))  # type: ignore[attr-defined]
-    rows = build(items, job, generator, pool)
+    # Held until all is written: where the rows are left early Ray cancels its tasks, and may bring this process down.
+    rows = build(items, job, generator, pool).iter_rows()
     with ProgressLine(job.progress, num_items=len(items), interval_s=experiment.run.log_interval_s):
         outcomes, stopped = _collect(rows, len(items), options.max_error_fraction)
     if stopped is None:
@@ -135,11 +136,11 @@ def _deadline_s(max_hours: float | None) -> float | None:
     return None if max_hours is None else time.time() + max_hours * 3600
 
 
-def _collect(rows: ray.data.Dataset, num_items: int, max_error_fraction: float) -> tuple[dict[int, Row], str | None]:
+def _collect(rows: Iterable[Row], num_items: int, max_error_fraction: float) -> tuple[dict[int, Row], str | None]:
     """The outcomes that reach the driver, by item, and why it stopped before all were done."""
     outcomes: dict[int, Row] = {}
     failed: list[Row] = []
-    for row in rows.iter_rows():
+    for row in rows:
         if not row["outcome"]:
             continue
         outcome = json.loads(row["outcome"])
