@@ -139,7 +139,7 @@ def test_a_progressive_video_is_left_alone(tmp_path: Path):
 
 def test_a_refusal_names_the_setting(tmp_path: Path):
     path = make_interlaced(tmp_path / "tv.mp4")
-    with pytest.raises(VideoError, match=r"tv\.mp4: is interlaced.*set inpaint\.interlaced=deinterlace"):
+    with pytest.raises(VideoError, match=r"tv\.mp4: is interlaced.*inpaint\.interlaced=deinterlace"):
         index_video(str(path))
 
 
