@@ -32,9 +32,10 @@ import torch
 from benchmarks.memory import PeakMemory
 from benchmarks.record import interleaved, parse_arguments, ratio, write_result
 from pipelines import inpaint
-from pipelines.progress import Progress
+from pipelines.progress import start_progress
 from sttn_ray import cluster
 from sttn_ray.catalog.items import Item, read_catalog
+from sttn_ray.catalog.manifest import unpack_outcomes
 from sttn_ray.catalog.plan import Settings, plan_video
 from sttn_ray.catalog.records import ItemDir
 from sttn_ray.catalog.segments import complete_segment
@@ -145,13 +146,13 @@ def _run_job(
     """Seconds from the first completed frames to the end, the frames completed in them, and shares of the steps."""
     output.mkdir()
     items = _items(clips, output)
-    job = inpaint.Job(settings, str(output), Progress.remote(), None)  # type: ignore[attr-defined]
+    job = inpaint.Job(settings, str(output), start_progress(), None)
     first, records = _Start(job.progress), _Records(output, items)
     with _polling(first.look, records.look):
         rows = inpaint.build(items, job, generator, inpaint.Pool(1, threads, None))
-        statuses = [row["outcome"] for row in rows.iter_rows() if row["outcome"]]
+        ended = [item for row in rows.iter_rows() for item in unpack_outcomes(row["outcomes"])]
         end = time.perf_counter()
-    assert len(statuses) == len(clips)
+    assert len(ended) == len(clips)
     start = time.perf_counter()
     for item in items:
         plan_video(item, settings)
@@ -223,11 +224,11 @@ def _film_memory(film: Path, folder: Path, threads: int) -> dict[str, Any]:
         output.mkdir()
         item = Item(video=str(film.absolute()), mask=None, boxes=box, output="film")
         settings = inpaint.make_settings(load_experiment([]), "cpu", "")
-        job = inpaint.Job(settings, str(output), Progress.remote(), None)  # type: ignore[attr-defined]
+        job = inpaint.Job(settings, str(output), start_progress(), None)
         peak = PeakMemory()
         with peak:
             rows = inpaint.build([item], job, _generator("small"), inpaint.Pool(1, threads, None))
-            assert any('"done"' in row["outcome"] for row in rows.iter_rows())
+            assert any('"done"' in row["outcomes"] for row in rows.iter_rows())
         found[f"{name}_peak_pss_gb"] = round(peak.num_bytes / 1e9, 2)
         sys.stderr.write(f"{name}: {found[f'{name}_peak_pss_gb']} GB, {os.cpu_count()} cores\n")
     return found

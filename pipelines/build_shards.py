@@ -61,7 +61,7 @@ from sttn_ray.shards.write import IndexRow, ShardSettings
 from sttn_ray.storage import claim, published
 from sttn_ray.training.data import ClipDataset
 
-from .progress import Progress, ProgressLine, prepare_data
+from .progress import ProgressLine, prepare_data, start_progress
 
 log = logging.getLogger(__name__)
 
@@ -215,7 +215,7 @@ def _wanted(entries: Sequence[Entry], experiment: Experiment) -> list[Wanted]:
 def _index_videos(root: str, wanted: Sequence[Wanted], shards: ShardsDir, experiment: Experiment) -> list[Row]:
     """A row for every video, in the corpus's order."""
     prepare_data()
-    progress = Progress.remote()  # type: ignore[attr-defined]
+    progress = start_progress()
     frames_fps = Fraction(str(experiment.corpus.frames_fps))
     rows = [
         {"number": n, **v.entry._asdict(), "spans": v.spans, "split": v.split or "", "fault": v.fault}
@@ -272,7 +272,7 @@ def _write_shards(
     root: str, shards: ShardsDir, todo: Sequence[Row], settings: ShardSettings, seed: int, interval_s: float
 ) -> tuple[list[IndexRow], list[Row], list[Row]]:
     """Write the shards that are not done; returns the index, the ranges that failed, and the shards that failed."""
-    progress = Progress.remote()  # type: ignore[attr-defined]
+    progress = start_progress()
     progress.add.remote("planned", sum(row["frames"] for row in todo))
     # 2. Write each shard (1:1). One core: decoding, scaling and packing share one thread.
     dataset = ray.data.from_items(list(todo), override_num_blocks=min(len(todo), MAX_TASKS)).map(

@@ -26,7 +26,7 @@ import ray
 
 from sttn_ray import cluster
 from sttn_ray.catalog.items import Item, read_catalog, refuse_overwriting, single_item
-from sttn_ray.catalog.manifest import OUTCOME_FIELDS, manifest_row, pending_outcome, write_manifest
+from sttn_ray.catalog.manifest import OUTCOME_FIELDS, manifest_row, pending_outcome, unpack_outcomes, write_manifest
 from sttn_ray.catalog.plan import Settings
 from sttn_ray.catalog.records import ItemDir, claim_output
 from sttn_ray.completion.schedule import Schedule
@@ -41,13 +41,16 @@ from sttn_ray.storage import file_sha256
 
 from .inpaint_preview import dry_run, write_preview
 from .inpaint_steps import FAILED, Completer, Job, Pool, make_encode_fn, make_plan_fn
-from .progress import Progress, ProgressLine, prepare_data
+from .progress import ProgressLine, prepare_data, start_progress
 
 log = logging.getLogger(__name__)
 
 DRY_RUN = "--dry-run"
 SECTIONS = ("run", "storage", "inpaint", "encode")
 Row = dict[str, Any]
+# A task costs the driver some 10 ms. Where there are many videos several are planned in one, though their segments then
+# come later.
+MAX_SINGLE_ITEMS, MAX_ITEMS_A_TASK = 4000, 32
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -101,7 +104,7 @@ def run(experiment: Experiment, *, is_dry: bool = False) -> int:
         "es"[: 2 * (pool.size != 1)],
         pool.cpus,
     )
-    job = Job(settings, str(output_dir), Progress.remote(exports=True), _deadline_s(options.max_hours))  # type: ignore[attr-defined]
+    job = Job(settings, str(output_dir), start_progress(exports=True), _deadline_s(options.max_hours))
     # Held until all is written: where the rows are left early Ray cancels its tasks, and may bring this process down.
     rows = build(items, job, generator, pool).iter_rows()
     with ProgressLine(job.progress, num_items=len(items), interval_s=experiment.run.log_interval_s):
@@ -141,22 +144,20 @@ def _collect(rows: Iterable[Row], num_items: int, max_error_fraction: float) -> 
     outcomes: dict[int, Row] = {}
     failed: list[Row] = []
     for row in rows:
-        if not row["outcome"]:
-            continue
-        outcome = json.loads(row["outcome"])
-        # A segment's failure is the video's; a later segment's success does not change that.
-        if outcomes.get(row["item"], {}).get("status") in FAILED:
-            continue
-        outcomes[row["item"]] = outcome
-        if outcome["status"] in FAILED:
-            failed.append(outcome)
-            # Not only at the end: of a hundred thousand files that would be days later.
-            if len(failed) > max_error_fraction * num_items:
-                title = (
-                    f"{len(failed)} of {num_items} videos failed, more than inpaint.max_error_fraction="
-                    f"{max_error_fraction:g} allows; the others were left:"
-                )
-                return outcomes, "\n".join([title, *describe_failures(failed)])
+        for item, outcome in unpack_outcomes(row["outcomes"]).items():
+            # A segment's failure is the video's; a later segment's success does not change that.
+            if outcomes.get(item, {}).get("status") in FAILED:
+                continue
+            outcomes[item] = outcome
+            if outcome["status"] in FAILED:
+                failed.append(outcome)
+        # Not only at the end: of a hundred thousand files that would be days later.
+        if len(failed) > max_error_fraction * num_items:
+            title = (
+                f"{len(failed)} of {num_items} videos failed, more than inpaint.max_error_fraction="
+                f"{max_error_fraction:g} allows; the others were left:"
+            )
+            return outcomes, "\n".join([title, *describe_failures(failed)])
     return outcomes, None
 
 
@@ -229,10 +230,12 @@ def make_settings(experiment: Experiment, device: str, checkpoint_sha256: str) -
 def build(items: Sequence[Item], job: Job, generator: Generator, pool: Pool) -> ray.data.Dataset:
     """The chain of operators; its rows are segments and, where a video ends, the video's outcome."""
     prepare_data()
-    rows = [{"item": n, **item.as_dict()} for n, item in enumerate(items)]
+    numbered = [(n, item.as_dict()) for n, item in enumerate(items)]
+    at_once = min(MAX_ITEMS_A_TASK, 1 + len(items) // MAX_SINGLE_ITEMS)
+    rows = [{"items": json.dumps(numbered[n : n + at_once])} for n in range(0, len(items), at_once)]
     return (
         ray.data.from_items(rows, override_num_blocks=len(rows))
-        # 1. Plan each video (1:N): its index, its masks, its segments still to do. One CPU: one demuxer.
+        # 1. Plan videos (1:N): index, masks, segments still to do. One CPU: one demuxer.
         .flat_map(make_plan_fn(job), num_cpus=1)
         # 2. One row a block, so that the segments of one film spread over all processes.
         .repartition(target_num_rows_per_block=1)

@@ -1,5 +1,6 @@
 """What each operator of `pipelines.inpaint` does to its rows; the chain of them stands there."""
 
+import json
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -9,7 +10,7 @@ import ray
 
 from sttn_ray.catalog.attempts import Place, attempt
 from sttn_ray.catalog.items import Item
-from sttn_ray.catalog.manifest import pack_outcome, pending_outcome
+from sttn_ray.catalog.manifest import pack_outcomes, pending_outcome
 from sttn_ray.catalog.plan import Plan, Settings, input_stats, plan_video
 from sttn_ray.catalog.publish import (
     done_outcome,
@@ -67,46 +68,65 @@ def _living_nodes() -> set[str]:
     return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
-def make_plan_fn(job: Job) -> Callable[[Row], list[Row]]:
-    """Rows of `Item` columns to rows of segments.
-
-    Adds item, output_name, segment, frames, plan_hash; outcome, as text, where the video needs no work or cannot be
-    done; samples and completion, blank.
-    """
-
-    def plan(row: Row) -> list[Row]:
-        number = row.pop("item")
-        item = Item(**row)
-        item_dir = ItemDir(job.output_dir, item.output)
-        base = {"item": number, "output_name": item.output, "segment": -1, "frames": 0, "plan_hash": ""}
-        base |= {"outcome": "", "samples": [b""], "completion": {"node": "", "began_s": 0.0, "seconds": 0.0}}
-        inputs: list[Any] = []
-        try:
-            if item.fault is not None:
-                raise ConfigError(item.fault)
-            if job.is_over:
-                return [base | _pending()]
-            inputs = input_stats(item.video, item.mask, item.boxes)
-            with attempt(item_dir, "plan", this_place()), timed("plan"):
-                todo, outcome = _plan_item(item, item_dir, inputs, job.settings)
-        except Exception as error:  # noqa: BLE001 -- this operator's one boundary
-            record_dir = item_dir if item.fault is None else None
-            return [base | _fail(record_dir, number, "plan", error, inputs, job)]
-        if outcome is not None:
-            return [base | _finish(number, outcome, job)]
-        job.progress.add.remote("planned", sum(todo.frames.values()))
-        return [
-            base | {"segment": n, "frames": frames, "plan_hash": todo.plan_hash} for n, frames in todo.frames.items()
-        ]
-
-    return plan
-
-
 class _Todo(NamedTuple):
     """The segments of a plan that are still to be done, with their number of frames."""
 
     plan_hash: str
     frames: dict[int, int]
+
+
+_NOTHING = _Todo("", {})
+_PENDING = pending_outcome("not begun within inpaint.max_hours; the same command goes on")
+_BLANK: Row = {
+    **{"item": -1, "output_name": "", "segment": -1, "frames": 0, "plan_hash": ""},
+    **{"outcomes": "", "samples": [b""], "completion": {"node": "", "began_s": 0.0, "seconds": 0.0}},
+}
+
+
+def make_plan_fn(job: Job) -> Callable[[Row], list[Row]]:
+    """Rows of `items`, pairs of a number and `Item` columns as JSON, to rows of segments.
+
+    Those have item, output_name, segment, frames, plan_hash; samples and completion, blank; outcomes, blank. What needs
+    no work, or cannot be done, goes into one row more, with `outcomes` for all of them: of a catalog that is done but
+    for a few videos nearly nothing travels on.
+    """
+
+    def plan(row: Row) -> list[Row]:
+        rows: list[Row] = []
+        ended: dict[int, Row] = {}
+        for number, columns in json.loads(row["items"]):
+            item = Item(**columns)
+            todo, outcome = _plan(item, number, job)
+            if outcome is not None:
+                ended[number] = outcome
+            base = _BLANK | {"item": number, "output_name": item.output, "plan_hash": todo.plan_hash}
+            rows += [base | {"segment": n, "frames": frames} for n, frames in todo.frames.items()]
+        if ended:
+            rows.append(_BLANK | {"outcomes": pack_outcomes(ended)})
+        return rows
+
+    return plan
+
+
+def _plan(item: Item, number: int, job: Job) -> tuple[_Todo, Row | None]:
+    """What is to be done of a video; its outcome where nothing is, or it cannot be."""
+    item_dir = ItemDir(job.output_dir, item.output)
+    inputs: list[Any] = []
+    try:
+        if item.fault is not None:
+            raise ConfigError(item.fault)
+        if job.is_over:
+            return _NOTHING, _PENDING
+        inputs = input_stats(item.video, item.mask, item.boxes)
+        with attempt(item_dir, "plan", this_place()), timed("plan"):
+            todo, outcome = _plan_item(item, item_dir, inputs, job.settings)
+    except Exception as error:  # noqa: BLE001 -- this operator's one boundary
+        return _NOTHING, _fail(None if item.fault is not None else item_dir, number, "plan", error, inputs, job)
+    if outcome is not None:
+        job.progress.finish.remote(number, outcome["status"])
+    else:
+        job.progress.add.remote("planned", sum(todo.frames.values()))
+    return todo, outcome
 
 
 def _plan_item(item: Item, item_dir: ItemDir, inputs: list[Any], settings: Settings) -> tuple[_Todo, Row | None]:
@@ -131,9 +151,6 @@ def _plan_item(item: Item, item_dir: ItemDir, inputs: list[Any], settings: Setti
     return _Todo(plan.plan_hash, frames), None if frames else publish_if_complete(item_dir, plan)
 
 
-_NOTHING = _Todo("", {})
-
-
 class Completer:
     """A network that completes segments.
 
@@ -145,10 +162,10 @@ class Completer:
         self._engine, self._job = start_engine(ray.get(generator), job.settings, threads=threads), job
 
     def __call__(self, row: Row) -> Row:
-        if row["outcome"]:
+        if row["outcomes"]:
             return row
         if self._job.is_over:
-            return row | _pending()
+            return row | _ended(row["item"], _PENDING)
         item_dir = ItemDir(self._job.output_dir, row["output_name"])
         began_s = time.time()
         plan = None
@@ -156,12 +173,14 @@ class Completer:
             plan = _plan_of(row, item_dir)
             if plan is None:
                 return row | {"plan_hash": ""}
+            if item_dir.read_segment(row["segment"], plan.plan_hash) is not None:
+                return row  # Ray runs a task again whose result was lost with its node
             with attempt(item_dir, f"complete-{row['segment']:05d}", this_place()), busy(), timed("complete"):
                 samples = list(
                     complete_segment(plan, row["segment"], self._engine, self._job.settings, self._count_completed)
                 )
         except Exception as error:  # noqa: BLE001 -- this operator's one boundary
-            return row | _end(item_dir, row["item"], "complete", error, plan, self._job)
+            return row | _ended(row["item"], _end(item_dir, row["item"], "complete", error, plan, self._job))
         finally:
             give_back_memory()
         completion = {
@@ -183,7 +202,7 @@ def make_encode_fn(job: Job) -> Callable[[Row], Row]:
 
     def encode(row: Row) -> Row:
         samples = row.pop("samples")
-        if row["outcome"] or not row["plan_hash"]:
+        if row["outcomes"] or not row["plan_hash"]:
             return row
         item_dir = ItemDir(job.output_dir, row["output_name"])
         step = "encode"
@@ -193,53 +212,52 @@ def make_encode_fn(job: Job) -> Callable[[Row], Row]:
             if plan is None:
                 return row
             with attempt(item_dir, f"encode-{row['segment']:05d}", this_place()):
-                with timed("encode"):
-                    completion = row["completion"]
-                    write_segment(item_dir, plan, row["segment"], samples, job.settings, completion=completion)
+                if item_dir.read_segment(row["segment"], plan.plan_hash) is None:
+                    with timed("encode"):
+                        completion = row["completion"]
+                        write_segment(item_dir, plan, row["segment"], samples, job.settings, completion=completion)
                 job.progress.add.remote("encoded", row["frames"])
                 step = "publish"
                 with timed("publish"):
                     outcome = publish_if_complete(item_dir, plan)
         except Exception as error:  # noqa: BLE001 -- this operator's one boundary
-            return row | _end(item_dir, row["item"], step, error, plan, job)
+            return row | _ended(row["item"], _end(item_dir, row["item"], step, error, plan, job))
         finally:
             give_back_memory()
         if outcome is None:
             return row
         count_bytes("read", outcome["source_bytes"])
         count_bytes("written", outcome["num_bytes"])
-        return row | _finish(row["item"], outcome, job)
+        job.progress.finish.remote(row["item"], outcome["status"])
+        return row | _ended(row["item"], outcome)
 
     return encode
 
 
-def _finish(item: int, outcome: Row, job: Job) -> Row:
-    job.progress.finish.remote(item, outcome["status"])
-    return {"outcome": pack_outcome(outcome)}
+def _ended(item: int, outcome: Row) -> Row:
+    return {"outcomes": pack_outcomes({item: outcome})}
 
 
 def _end(item_dir: ItemDir, item: int, step: str, error: Exception, plan: Plan | None, job: Job) -> Row:
-    """The row of a segment that failed: its video's, or what another task has made of the video meanwhile.
+    """The outcome of a segment that failed: its video's, or what another task has made of the video meanwhile.
 
     That one deletes the work files, also those that this one was busy with.
     """
     with suppress(StorageError):
         if plan is not None and (outcome := done_outcome(item_dir, plan)):
-            return _finish(item, outcome, job)
+            job.progress.finish.remote(item, outcome["status"])
+            return outcome
     return _fail(item_dir, item, step, error, plan.inputs if plan else [], job)
 
 
 def _fail(item_dir: ItemDir | None, item: int, step: str, error: Exception, inputs: list[Any], job: Job) -> Row:
-    """The row of a video that failed, which is recorded, and counted."""
+    """The outcome of a video that failed, which is recorded, and counted."""
     outcome = failed_outcome(step, error)
     if item_dir is not None:
         with suppress(StorageError):  # the row says it all the same
             item_dir.write_outcome(outcome | {"inputs": inputs, "settings_hash": job.settings.hash()})
-    return _finish(item, outcome, job)
-
-
-def _pending() -> Row:
-    return {"outcome": pack_outcome(pending_outcome("not begun within inpaint.max_hours; the same command goes on"))}
+    job.progress.finish.remote(item, outcome["status"])
+    return outcome
 
 
 def _plan_of(row: Row, item_dir: ItemDir) -> Plan | None:

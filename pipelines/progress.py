@@ -8,6 +8,7 @@ from collections import Counter
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sttn_ray.training.metrics import duration
 
@@ -56,6 +57,12 @@ class Progress:
         return {**self._frames, **Counter(self._items.values())}
 
 
+def start_progress(*, exports: bool = False) -> ray.actor.ActorHandle:
+    """A `Progress` on the driver's node: it should not be lost with another."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return Progress.options(scheduling_strategy=here).remote(exports=exports)  # type: ignore[attr-defined]
+
+
 class ProgressLine:
     """Prints a job's progress while a `with` block runs: a bar on a terminal, else a line now and then."""
 
@@ -100,7 +107,8 @@ class ProgressLine:
             log.info("%s", line)
 
     def _line(self, counts: dict[str, int]) -> str:
-        total, completed = counts.get("planned", 0), counts.get("completed", 0)
+        total = counts.get("planned", 0)
+        completed = min(total, counts.get("completed", 0))  # what a killed process did is done, and counted, again
         done = sum(counts.get(status, 0) for status in ("done", "degraded", "copied"))
         failed = counts.get("failed", 0) + counts.get("quarantined", 0)
         items = f"{self._items} {done}/{self._num_items} done, {failed} failed"
@@ -109,8 +117,7 @@ class ProgressLine:
         now = time.monotonic()
         if completed and self._first_frame is None:
             self._first_frame = (now, completed)
-        share = min(1.0, completed / total)  # what a killed process did is done, and counted, again
-        bar = "#" * int(share * BAR_WIDTH)
+        bar = "#" * int(completed / total * BAR_WIDTH)
         parts = [f"[{bar:<{BAR_WIDTH}}] {completed}/{total} frames", items]
         if self._first_frame and completed > self._first_frame[1]:
             rate = (completed - self._first_frame[1]) / (now - self._first_frame[0])

@@ -1,7 +1,7 @@
 """One row a video: what became of it, and why."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -38,9 +38,15 @@ SCHEMA = pa.schema(
 OUTCOME_FIELDS = [name for name in SCHEMA.names if name not in ("video", "mask", "boxes", "fps")]
 
 
-def pack_outcome(outcome: dict[str, Any]) -> str:
-    """The part of an outcome that the manifest tells, as text that travels to the driver."""
-    return json.dumps({name: outcome[name] for name in OUTCOME_FIELDS if name in outcome})
+def pack_outcomes(outcomes: Mapping[int, dict[str, Any]]) -> str:
+    """What the manifest tells of outcomes, by number of the video, as text that travels to the driver."""
+    told = {number: {name: o[name] for name in OUTCOME_FIELDS if name in o} for number, o in outcomes.items()}
+    return json.dumps(told)
+
+
+def unpack_outcomes(text: str) -> dict[int, dict[str, Any]]:
+    """What `pack_outcomes` packed; none for an empty text."""
+    return {int(number): outcome for number, outcome in json.loads(text or "{}").items()}
 
 
 def pending_outcome(reason: str) -> dict[str, Any]:
