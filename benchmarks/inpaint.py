@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 import ray
 import torch
 
+from benchmarks.clips import cut_clips, videos_in
 from benchmarks.memory import PeakMemory
 from benchmarks.record import interleaved, parse_arguments, ratio, write_result
 from pipelines import inpaint
@@ -41,12 +41,9 @@ from sttn_ray.catalog.records import ItemDir
 from sttn_ray.catalog.segments import complete_segment
 from sttn_ray.completion.engine import Engine
 from sttn_ray.config import load_experiment
-from sttn_ray.corpus import VIDEO_SUFFIXES
 from sttn_ray.model.generator import PRESETS, Generator
 from sttn_ray.storage import read_record
-from sttn_ray.video.decode import decode_range
 from sttn_ray.video.index import index_video
-from sttn_ray.video.write import write_clip
 
 CLIP_FRAMES, SECONDS = 40, 130
 HOLE_FRAMES = 1200
@@ -65,11 +62,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _measure(folder: Path, media: Path | None, threads: int, is_quick: bool) -> tuple[dict[str, Any], dict[str, Any]]:
-    videos = [] if media is None else sorted(p for p in media.iterdir() if p.suffix.lower() in VIDEO_SUFFIXES)
+    videos = videos_in(media)
     results: dict[str, Any] = {}
     preset = "small" if is_quick else "sttn"
     generator = _generator(preset)
-    clips = _clips(videos, folder / "clips")
+    clips = cut_clips(videos, folder / "clips", CLIP_FRAMES)
     settings = inpaint.make_settings(load_experiment([]), "cpu", "")
     engine = Engine(generator, device="cpu", precision=settings.precision, schedule=settings.schedule)
     start = time.perf_counter()
@@ -103,26 +100,6 @@ def _measure(folder: Path, media: Path | None, threads: int, is_quick: bool) -> 
 def _generator(preset: str) -> Generator:
     torch.manual_seed(0)
     return Generator(PRESETS[preset]).eval()  # type: ignore[index]
-
-
-def _clips(videos: Sequence[Path], folder: Path) -> list[Path]:
-    """The first frames of each video, or of made ones, as clips of one length."""
-    folder.mkdir()
-    clips = []
-    for number, path in enumerate(videos or range(8)):
-        if isinstance(path, Path):
-            index = index_video(str(path))
-            if index.num_frames < CLIP_FRAMES or index.width % 2 or index.height % 2:
-                continue
-            frames = decode_range(index, 0, CLIP_FRAMES)
-            pictures = (frame.to_ndarray(format="rgb24") for frame in frames)
-        else:
-            rng = np.random.default_rng(number)
-            texture = cv2.resize(rng.integers(0, 255, (36, 64, 3), np.uint8), (960, 480))
-            pictures = (np.ascontiguousarray(texture[:, 2 * n : 2 * n + 852]) for n in range(CLIP_FRAMES))
-        clips.append(folder / f"{number:03d}.mp4")
-        write_clip(clips[-1], pictures, fps=25, sound=np.zeros(CLIP_FRAMES * 48000 // 25, np.float32))
-    return clips
 
 
 def _items(clips: Sequence[Path], folder: Path) -> list[Item]:

@@ -7,7 +7,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,17 @@ import torch
 import sttn_ray
 
 
-def parse_arguments(doc: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The flags of a benchmark."""
+def parse_arguments(
+    doc: str, argv: Sequence[str] | None = None, *, paths: Mapping[str, str] | None = None
+) -> argparse.Namespace:
+    """The flags of a benchmark; `paths` names those of its own that take a path, each with its help."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--media", type=Path, help="folder of videos to measure on (default: made frames)")
     parser.add_argument("--quick", action="store_true", help="fewer and smaller runs: whether it works, not how fast")
     parser.add_argument("--json", type=Path, help="file for the result (default: standard output)")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="math threads")
+    for name, text in (paths or {}).items():
+        parser.add_argument(f"--{name}", type=Path, help=text)
     return parser.parse_args(argv)
 
 

@@ -60,7 +60,10 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     url = f"http://127.0.0.1:{dashboard}"
     try:
         wait_until(lambda: _answers(url), "the job server")
-        yield Head(url, environment, process.pid)
+        started = Head(url, environment, process.pid)
+        # The node's agent, which starts jobs, is up later than the server.
+        wait_until(lambda: started.ray("submit", "--no-wait", "--", "true").returncode == 0, "the node's agent")
+        yield started
     finally:
         below = [pid for pid, _ in descendants(process.pid)]
         process.send_signal(signal.SIGTERM)
