@@ -126,7 +126,7 @@ def _run_job(
     job = inpaint.Job(settings, str(output), start_progress(), None)
     first, records = _Start(job.progress), _Records(output, items)
     with _polling(first.look, records.look):
-        rows = inpaint.build(items, job, generator, inpaint.Pool(1, threads, None))
+        rows = inpaint.build(items, job, generator, inpaint.Pool(1, threads, None, 1))
         ended = [item for row in rows.iter_rows() for item in unpack_outcomes(row["outcomes"])]
         end = time.perf_counter()
     assert len(ended) == len(clips)
@@ -204,7 +204,7 @@ def _film_memory(film: Path, folder: Path, threads: int) -> dict[str, Any]:
         job = inpaint.Job(settings, str(output), start_progress(), None)
         peak = PeakMemory()
         with peak:
-            rows = inpaint.build([item], job, _generator("small"), inpaint.Pool(1, threads, None))
+            rows = inpaint.build([item], job, _generator("small"), inpaint.Pool(1, threads, None, 1))
             assert any('"done"' in row["outcomes"] for row in rows.iter_rows())
         found[f"{name}_peak_pss_gb"] = round(peak.num_bytes / 1e9, 2)
         sys.stderr.write(f"{name}: {found[f'{name}_peak_pss_gb']} GB, {os.cpu_count()} cores\n")

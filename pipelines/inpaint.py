@@ -79,7 +79,7 @@ def run(experiment: Experiment, *, is_dry: bool = False) -> int:
     generator, checkpoint_sha256 = _load_checkpoint(options.checkpoint or "")
     cluster.connect()
     cluster.require_shared_paths(_paths(experiment))
-    settings = make_settings(experiment, cluster.choose_device(experiment.run.device), checkpoint_sha256)
+    settings = make_settings(experiment, _choose_device(experiment), checkpoint_sha256)
     pool = _choose_pool(experiment, settings)
     output_dir = absolute(options.output or "")
     refuse_overwriting(items, str(output_dir))
@@ -118,16 +118,21 @@ def run(experiment: Experiment, *, is_dry: bool = False) -> int:
     return _report(records, manifest, time.monotonic() - start) if stopped is None else _report_stop(stopped, manifest)
 
 
+def _choose_device(experiment: Experiment) -> str:
+    return cluster.choose_device(experiment.run.device, can_grow=experiment.run.autoscaling)
+
+
 def _choose_pool(experiment: Experiment, settings: Settings) -> Pool:
     options = experiment.run
-    size = cluster.choose_num_actors(
+    min_size, size = cluster.choose_num_actors(
         options.num_actors,
         settings.device,
         options.actor_cpus,
         max(1, settings.encoder_threads),
         gpus_per_actor=options.gpus_per_actor,
+        can_grow=options.autoscaling,
     )
-    return Pool(size, options.actor_cpus, options.gpus_per_actor if settings.device == "cuda" else None)
+    return Pool(size, options.actor_cpus, options.gpus_per_actor if settings.device == "cuda" else None, min_size)
 
 
 def _spread(num_items: int, count: int) -> list[int]:
@@ -239,11 +244,11 @@ def build(items: Sequence[Item], job: Job, generator: Generator, pool: Pool) -> 
         .flat_map(make_plan_fn(job), num_cpus=1)
         # 2. One row a block, so that the segments of one film spread over all processes.
         .repartition(target_num_rows_per_block=1)
-        # 3. Complete each segment (1:1). A fixed pool: each process holds the network, and loads it once.
+        # 3. Complete each segment (1:1). A pool: each process holds the network, and loads it once.
         .map(
             Completer,  # type: ignore[arg-type]  # Ray's types do not know classes here
             fn_constructor_kwargs={"generator": ray.put(generator), "job": job, "threads": pool.cpus},
-            compute=ray.data.ActorPoolStrategy(size=pool.size),
+            compute=pool.strategy,
             num_cpus=pool.cpus,
             num_gpus=pool.gpus,
         )

@@ -117,7 +117,7 @@ def write_preview(
     """Draw some frames of each video before and after, and a page of them; returns the exit status."""
     prepare_data()
     folder = output_dir / PREVIEW_DIR
-    # Each video (1:1): its pictures, written where the page finds them. A fixed pool: each process holds the network.
+    # Each video (1:1): its pictures, written where the page finds them. A pool: each process holds the network.
     rows = list(
         ray.data.from_items([{"number": n, **item.as_dict()} for n, item in enumerate(items)])
         .map(
@@ -128,7 +128,7 @@ def write_preview(
                 "folder": folder,
                 "threads": pool.cpus,
             },
-            compute=ray.data.ActorPoolStrategy(size=pool.size),
+            compute=pool.strategy,
             num_cpus=pool.cpus,
             num_gpus=pool.gpus,
         )

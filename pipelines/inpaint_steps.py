@@ -51,11 +51,19 @@ class Job(NamedTuple):
 
 
 class Pool(NamedTuple):
-    """The processes that run the network: how many, and the CPUs and the share of a GPU, or none, of each."""
+    """The processes that run the network: how many, and the CPUs and the share of a GPU, or none, of each.
+
+    They are fewer than `size` at first, but at least `min_size`, where the cluster grows with its work.
+    """
 
     size: int
     cpus: int
     gpus: float | None
+    min_size: int
+
+    @property
+    def strategy(self) -> ray.data.ActorPoolStrategy:
+        return ray.data.ActorPoolStrategy(min_size=self.min_size, max_size=self.size)
 
 
 def this_place() -> Place:

@@ -94,14 +94,25 @@ def require_shared_paths(paths: dict[str, str | None]) -> None:
         raise ConfigError("\n".join(faults))
 
 
-def choose_device(wanted: str) -> str:
+def choose_device(wanted: str, *, can_grow: bool = False) -> str:
     """The kind of device that `run.device` means on this cluster: "cuda", "mps" or "cpu".
 
+    Args:
+        wanted: as asked for, or "auto".
+        can_grow: whether nodes that the cluster does not have yet will be started.
+
     Raises:
-        ConfigError: the cluster does not have it.
+        ConfigError: the cluster does not have it, and will not.
     """
     import torch
 
+    if can_grow and wanted == "auto":
+        # Ray does not tell a program what its autoscaler may start.
+        raise ConfigError(
+            "run.autoscaling=true: say run.device=cuda or run.device=cpu; what nodes may come is not known"
+        )
+    if can_grow and wanted == "cuda":
+        return wanted
     num_gpus = ray.cluster_resources().get("GPU", 0)
     if wanted == "cuda" and not num_gpus:
         raise ConfigError(
@@ -115,11 +126,11 @@ def choose_device(wanted: str) -> str:
     return "cuda" if num_gpus else "mps" if has_mps and num_nodes() == 1 else "cpu"
 
 
-def require_workers(num_workers: int, worker_cpus: int, device: str) -> None:
-    """Check that the cluster can carry the workers of a training.
+def require_workers(num_workers: int, worker_cpus: int, device: str, *, can_grow: bool = False) -> None:
+    """Check that the cluster can carry the workers of a training, or say that nodes are waited for.
 
     Raises:
-        ConfigError: it cannot. Ray would wait for ever.
+        ConfigError: it cannot, and will not grow. Ray would wait for ever.
     """
     resources = ray.cluster_resources()
     cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
@@ -128,7 +139,9 @@ def require_workers(num_workers: int, worker_cpus: int, device: str) -> None:
         carried = min(carried, gpus)
     elif device == "mps":
         carried = min(carried, 1)
-    if num_workers > carried:
+    if num_workers > carried and can_grow:
+        log.info("waiting for nodes: the cluster carries %d of %d workers now", carried, num_workers)
+    elif num_workers > carried:
         raise ConfigError(
             f"train.num_workers={num_workers}: with train.worker_cpus={worker_cpus} the cluster of {cpus} CPUs and "
             f"{gpus} GPUs carries {carried} on {device}; lower one of them"
@@ -136,9 +149,17 @@ def require_workers(num_workers: int, worker_cpus: int, device: str) -> None:
 
 
 def choose_num_actors(
-    wanted: int | None, device: str, actor_cpus: int, video_cpus: int, *, gpus_per_actor: float = 1
-) -> int:
-    """How many processes run the network: one a GPU or a share of it, or what CPUs carry beside those for video.
+    wanted: int | None,
+    device: str,
+    actor_cpus: int,
+    video_cpus: int,
+    *,
+    gpus_per_actor: float = 1,
+    can_grow: bool = False,
+) -> tuple[int, int]:
+    """How few and how many processes run the network: one a GPU or a share of it, or what CPUs carry beside video.
+
+    The two are one number, but where the cluster grows with its work.
 
     Args:
         wanted: as asked for, or None.
@@ -146,20 +167,29 @@ def choose_num_actors(
         actor_cpus: CPUs of each.
         video_cpus: CPUs of one task that decodes and encodes; without room for one nothing would ever end.
         gpus_per_actor: of each, at most 1.
+        can_grow: whether nodes that the cluster does not have yet will be started.
 
     Raises:
-        ConfigError: the cluster cannot carry it. Ray would wait for ever.
+        ConfigError: the cluster cannot carry it, and will not grow. Ray would wait for ever.
     """
     resources = ray.cluster_resources()
     cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     largest = max(int(node.get("CPU", 0)) for node in nodes)
-    carried = (cpus - video_cpus) // actor_cpus
+    carried = max(0, cpus - video_cpus) // actor_cpus
     if device == "cuda":
         # No process takes parts of two GPUs.
         carried = min(carried, sum(int(node.get("GPU", 0)) for node in nodes) * int(1 / gpus_per_actor))
     elif device == "mps":
         carried = min(carried, 1)
+    if can_grow:
+        if wanted is None:
+            raise ConfigError("run.autoscaling=true: say run.num_actors, the most processes that nodes are started for")
+        if carried < wanted:
+            log.info(
+                "nodes are started as they are needed: the cluster carries %d of %d processes now", carried, wanted
+            )
+        return 1, wanted
     faults = []
     if max(actor_cpus, video_cpus) > largest:
         faults.append(
@@ -172,7 +202,6 @@ def choose_num_actors(
         )
     if faults:
         raise ConfigError("\n".join(faults))
-    if wanted is not None:
-        return wanted
     # Two CPUs for video where there are as many: one plans or decodes while another encodes.
-    return max(1, carried if device == "cuda" else min(carried, (cpus - 2 * video_cpus) // actor_cpus))
+    size = wanted or max(1, carried if device == "cuda" else min(carried, (cpus - 2 * video_cpus) // actor_cpus))
+    return size, size

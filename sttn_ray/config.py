@@ -58,6 +58,11 @@ class RunSection(Section):
         1.0, gt=0, le=1, description="share of a GPU that each of them takes; several share one where there is memory"
     )
     actor_cpus: int = Field(2, ge=1, description="CPUs, and math threads, of each process that runs the network")
+    autoscaling: bool = Field(
+        False,
+        description="the cluster starts nodes when they are needed: what it cannot carry yet is waited for, not "
+        "refused; say run.device then, and run.num_actors for inpainting",
+    )
     log_interval_s: float = Field(
         10.0, gt=0, description="seconds between progress lines where the output is not a terminal"
     )

@@ -64,8 +64,8 @@ log = logging.getLogger(__name__)
 SECTIONS = ("run", "storage", "shards", "masks", "model", "train")
 GENERATOR_FILE = "generator.pt"
 # Worker groups that could not start within a minute, before the training is given up. One that may shrink tries first
-# with as many workers as before.
-MAX_FAILED_STARTS, MAX_FAILED_ELASTIC_STARTS = 3, 100
+# with as many workers as before; one whose cluster grows waits for machines that take minutes to start.
+MAX_FAILED_STARTS, MAX_WAITING_STARTS = 3, 100
 # A worker that is gone without a word must not keep the others waiting for half an hour, as torch's default has it.
 COLLECTIVE_TIMEOUT_S = 300
 # Settings that change neither weights nor their order, so that a run may go on with others.
@@ -118,9 +118,10 @@ def run(experiment: Experiment) -> int:
     cluster.connect()
     cluster.require_shared_paths({**_paths(experiment), "train.start_from": options.start_from})
     forget_starts(run_dir)
-    device = cluster.choose_device(experiment.run.device)
+    can_grow = experiment.run.autoscaling
+    device = cluster.choose_device(experiment.run.device, can_grow=can_grow)
     precision = fastest_precision(device) if options.precision == "auto" else options.precision
-    cluster.require_workers(options.min_workers or options.num_workers, options.worker_cpus, device)
+    cluster.require_workers(options.min_workers or options.num_workers, options.worker_cpus, device, can_grow=can_grow)
     log.info(
         "%d clips of %dx%d, network %d channels x %d blocks, %d worker%s of %d threads on %s in %s, to step %d",
         len(index.clips),
@@ -144,7 +145,7 @@ def run(experiment: Experiment) -> int:
         "precision": precision,
     }
     try:
-        fault = _fit(job, options, device)
+        fault = _fit(job, options, device, can_grow=can_grow)
     except ray.train.TrainingFailedError as error:
         fault = f"{_cause(error)}; the same command goes on from the last checkpoint"
     if fault is not None:
@@ -163,7 +164,7 @@ def run(experiment: Experiment) -> int:
     return 0
 
 
-def _fit(job: dict[str, Any], options: TrainSection, device: str) -> str | None:
+def _fit(job: dict[str, Any], options: TrainSection, device: str, *, can_grow: bool) -> str | None:
     """Run the workers until all steps are done; returns what else made them stop."""
     with tempfile.TemporaryDirectory(prefix="sttn-ray-", ignore_cleanup_errors=True) as folder:
         trainer = ray.train.torch.TorchTrainer(
@@ -181,7 +182,9 @@ def _fit(job: dict[str, Any], options: TrainSection, device: str) -> str | None:
                 failure_config=ray.train.FailureConfig(
                     max_failures=-1,  # `count_start` sets the limit
                     # Without one Ray starts a worker group that cannot start again and again, for ever.
-                    controller_failure_limit=MAX_FAILED_ELASTIC_STARTS if options.min_workers else MAX_FAILED_STARTS,  # type: ignore[call-arg]  # its types are of Train v1
+                    controller_failure_limit=MAX_WAITING_STARTS
+                    if options.min_workers or can_grow
+                    else MAX_FAILED_STARTS,  # type: ignore[call-arg]  # its types are of Train v1
                 ),
                 # Ray says of each worker what it does; what a person wants to know is the line of metrics.
                 logging_config=ray.train.LoggingConfig(log_level="WARNING"),

@@ -80,13 +80,18 @@ def two_gpus() -> Iterator[None]:
 def test_processes_share_gpus_by_the_share_they_ask_for() -> None:
     assert placement.choose_device("auto") == "cuda"
     choose = placement.choose_num_actors
-    assert choose(None, "cuda", 1, 1) == 2
-    assert choose(None, "cuda", 1, 1, gpus_per_actor=0.5) == 4
+    assert choose(None, "cuda", 1, 1) == (2, 2)
+    assert choose(None, "cuda", 1, 1, gpus_per_actor=0.5) == (4, 4)
     # Three of 0.4 would need parts of two GPUs.
-    assert choose(None, "cuda", 1, 1, gpus_per_actor=0.4) == 4
-    assert choose(None, "cuda", 2, 1, gpus_per_actor=0.5) == 2  # there are no more CPUs
+    assert choose(None, "cuda", 1, 1, gpus_per_actor=0.4) == (4, 4)
+    assert choose(None, "cuda", 2, 1, gpus_per_actor=0.5) == (2, 2)  # there are no more CPUs
     with pytest.raises(placement.ConfigError, match=r"run.num_actors=5: .* carries 4 on cuda"):
         choose(5, "cuda", 1, 1, gpus_per_actor=0.5)
+    assert choose(5, "cuda", 1, 1, gpus_per_actor=0.5, can_grow=True) == (1, 5)
+    with pytest.raises(placement.ConfigError, match=r"say run\.num_actors"):
+        choose(None, "cuda", 1, 1, can_grow=True)
+    with pytest.raises(placement.ConfigError, match=r"say run\.device"):
+        placement.choose_device("auto", can_grow=True)
 
     class Seer:
         def __call__(self, row: dict) -> dict:
