@@ -25,6 +25,7 @@ KEYS = {
     "run.num_actors",
     "run.actor_cpus",
     "run.gpus_per_actor",
+    "run.autoscaling",
     "run.log_interval_s",
     "run.dir",
     "run.seed",
