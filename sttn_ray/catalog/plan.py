@@ -171,6 +171,8 @@ def plan_video(item: Item, settings: Settings) -> Plan:
     notes = [told for told in (found_note, note, encoder_note) if told]
     if index.is_deinterlaced:
         notes.append("deinterlaced: all of the picture is computed anew")
+    if index.hdr != encoder.hdr:
+        notes.append(f"not kept: HDR10's {index.hdr}, which {encoder.codec} does not carry")
     if container.dropped:
         notes.append(f"not copied (chapters and time codes are written anew): {'; '.join(container.dropped)}")
     if index.frames_skipped:

@@ -49,13 +49,15 @@ class EncoderSettings:
     preset: str
     threads: int
     pix_fmt: str
+    hdr: str = ""
 
     @classmethod
     def for_video(cls, index: VideoIndex, *, codec: Codec, crf: int, preset: str, threads: int) -> "EncoderSettings":
-        """Settings that keep the source's pixel format."""
+        """Settings that keep the source's pixel format, and what it says of HDR where the encoder can."""
         # yuvj is FFmpeg's old name for yuv with full range; FFV1 knows the new one only. The range is a tag.
         pix_fmt = index.pix_fmt.replace("yuvj", "yuv") if codec == "ffv1" else index.pix_fmt
-        return cls(codec=codec, crf=crf, preset=preset, threads=threads, pix_fmt=pix_fmt)
+        hdr = "" if codec == "ffv1" else index.hdr
+        return cls(codec=codec, crf=crf, preset=preset, threads=threads, pix_fmt=pix_fmt, hdr=hdr)
 
     @property
     def is_lossless(self) -> bool:
@@ -70,7 +72,8 @@ class EncoderSettings:
         if self.codec == "ffv1":
             # Without "slices" the encoder finds a number that this size allows; 4 is refused for most odd sizes.
             return {"level": "3", "slicecrc": "1"}
-        options = {"preset": self.preset, "x264-params": ":".join(["open-gop=0", *repeatable_x264()])}
+        words = ["open-gop=0", *repeatable_x264(), *([self.hdr] if self.hdr else [])]
+        options = {"preset": self.preset, "x264-params": ":".join(words)}
         return {**options, ("qp" if self.is_lossless else "crf"): str(0 if self.is_lossless else self.crf)}
 
 

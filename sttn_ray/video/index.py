@@ -14,6 +14,7 @@ from sttn_ray.errors import StorageError, VideoError
 from sttn_ray.paths import ALL, READ_ERRORS, SOME, as_path, is_file, is_remote, open_binary, reading, reason
 from sttn_ray.storage import file_sha256
 from sttn_ray.video.deinterlace import can_deinterlace
+from sttn_ray.video.hdr import read_hdr
 
 Interlaced = Literal["refuse", "deinterlace"]
 
@@ -52,6 +53,7 @@ class VideoIndex:
         color: range, matrix, primaries and transfer as numbers (range: FFmpeg's; the others: H.273's).
         display_matrix: nine numbers that say how a player turns the picture, or None.
         rotation: degrees counterclockwise by which a player turns the picture: 0, 90, 180 or 270.
+        hdr: from `read_hdr`; blank where there is none.
         others: the file's other streams, in order.
         frames_skipped: frames before the first one that decodes (a file cut in the middle of a group of pictures).
         is_deinterlaced: whether `decode_range` makes full frames of interlaced ones.
@@ -77,6 +79,7 @@ class VideoIndex:
     others: tuple[OtherStream, ...]
     frames_skipped: int
     is_deinterlaced: bool = False
+    hdr: str = ""
 
     @property
     def num_frames(self) -> int:
@@ -310,4 +313,5 @@ def _read_frame(frame: av.VideoFrame, path: str) -> dict[str, Any]:
         "pix_fmt": frame.format.name,
         "display_matrix": matrix,
         "rotation": frame.rotation % 360,
+        "hdr": read_hdr(frame),
     }

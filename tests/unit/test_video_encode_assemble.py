@@ -395,3 +395,24 @@ def test_packet_hashes_are_per_stream(joined: tuple[VideoIndex, Container, Path]
     index, _, output = joined
     assert packet_hashes(index.path, [1]) == packet_hashes(str(output), [1]) == [audio_packet_hash(output)]
     assert packet_hashes(index.path, [0]) != packet_hashes(str(output), [0])
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_what_a_film_says_of_hdr_is_kept(tmp_path: Path, suffix: str) -> None:
+    screen = "G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,50)"
+    said = f"mastering-display={screen}:cll=1000,400"
+    source = make_video(
+        tmp_path / f"hdr{suffix}",
+        num_frames=30,
+        codec="libx265",
+        pix_fmt="yuv420p10le",
+        color=(1, 9, 9, 16),
+        options={"x265-params": f"log-level=none:master-display={screen}:max-cll=1000,400"},
+    )
+    index = index_video(str(source))
+    assert index.hdr == said
+    assert VideoIndex.from_dict(index.as_dict()) == index
+    output = index_video(str(reencode(source, tmp_path / "segments")))
+    assert (output.hdr, output.color) == (said, index.color)
+    # FFV1 has no place for it; the plan notes that.
+    assert encoder_settings(index, "ffv1").hdr == ""
