@@ -1,8 +1,9 @@
 """Whether seams show where parts of a completed video meet that were done apart, on real footage with trained weights.
 
-What was completed is compared with what had been there. The difference of the two changes from frame to frame; where a
-seam shows, it changes more. So each number is how much the difference changes, inside the hole, across seams of one
-kind, over how much it changes elsewhere: 1.0 = no more than anywhere. Kinds of seams:
+What was completed is compared with what had been there. The difference of the two changes from frame to frame, with the
+source itself; where a seam shows, it changes more than that. So each number is how much the difference changes from one
+frame to the next, inside the hole, across seams of one kind, over how much the source changes there (a hole of one gray
+has 1); `elsewhere` is where there is no seam. Kinds of seams:
 
 - segments: a task's frames meet another's, every 20 frames here
 - windows: every 5 frames another set of frames is completed together
@@ -10,7 +11,7 @@ kind, over how much it changes elsewhere: 1.0 = no more than anywhere. Kinds of 
 
 Cases, each on every clip: one logo; two logos in two corners; a hole larger than the network's picture; a moving mask;
 and one film of all clips, cut every second, where `cuts` is the hole's PSNR in frames at cuts, less that elsewhere.
-Outputs are lossless; `encoded` is the jump at segments where the encoder is the default one.
+Outputs are lossless; `encoded` and `encoded_elsewhere` are those at segments, and elsewhere, with the default encoder.
 
 Results: for each case the median over clips, and with --json every row. With --pictures DIR a picture for each: the
 frame before a seam and the one after, as the source, with its hole, and completed.
@@ -127,7 +128,7 @@ def _measure(
     before = read_pictures(clip)
     after = read_pictures(_inpaint(plan, engine, settings, folder / "lossless"))
     holes = np.stack(list(read_masks(plan.mask, plan.index, 0, plan.index.num_frames)))
-    jumps = _jumps(before, after, holes)
+    jumps, changes = _jumps(before, after, holes), _jumps(before, np.zeros_like(before), holes)
     numbers = range(1, len(before))
     seams = {
         "segments": {start for start, _ in plan.segments[1:]},
@@ -142,12 +143,12 @@ def _measure(
         elsewhere = sorted(set(range(len(before))) - set(at_cuts))
         row["cuts"] = psnr(after[at_cuts], before[at_cuts], holes[at_cuts])
         row["cuts"] -= psnr(after[elsewhere], before[elsewhere], holes[elsewhere])
-        seams = {"segments": seams["segments"] - starts}
         jumps = {n: jump for n, jump in jumps.items() if n not in starts}
-    row |= {name: _ratio(jumps, at) for name, at in seams.items()}
+    row |= _means(jumps, changes, seams)
     encoded = _inpaint(plan_video(item, lossy := replace(settings, codec="libx264")), engine, lossy, folder / "lossy")
     jumps = {n: jump for n, jump in _jumps(before, read_pictures(encoded), holes).items() if n in jumps}
-    row["encoded"] = _ratio(jumps, seams["segments"])
+    found = _means(jumps, changes, {"segments": seams["segments"]})
+    row |= {"encoded": found["segments"], "encoded_elsewhere": found["elsewhere"]}
     if pictures is not None:
         shown = min(seams.get("regions") or seams["segments"])
         _draw(before, after, holes, shown, pictures / f"{case.replace(' ', '-')}-{clip.stem}-{shown:03d}.jpg")
@@ -191,10 +192,14 @@ def _jumps(before: Pictures, after: Pictures, holes: Masks) -> dict[int, float]:
     return jumps
 
 
-def _ratio(jumps: dict[int, float], at: set[int]) -> float | None:
-    there = [jump for n, jump in jumps.items() if n in at]
-    elsewhere = [jump for n, jump in jumps.items() if n not in at]
-    return statistics.mean(there) / statistics.mean(elsewhere) if there and elsewhere else None
+def _means(jumps: dict[int, float], changes: dict[int, float], seams: dict[str, set[int]]) -> dict[str, float | None]:
+    """Jumps over the source's changes, at each kind of seam, and where there is none."""
+    kinds = {**seams, "elsewhere": set(jumps).difference(*seams.values())}
+    found = {kind: [n for n in jumps if n in at] for kind, at in kinds.items()}
+    return {
+        kind: sum(jumps[n] for n in there) / max(1e-9, sum(changes[n] for n in there)) if there else None
+        for kind, there in found.items()
+    }
 
 
 def _draw(before: Pictures, after: Pictures, holes: Masks, number: int, path: Path) -> None:
