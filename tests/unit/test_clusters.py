@@ -167,7 +167,7 @@ def test_an_upload_is_small_and_complete(tmp_path: Path) -> None:
     sent += ["sttn_ray/training/step.py", "benchmarks/engine.py", "my-experiments/mine.yaml"]
     left = [".git/objects/pack/a.pack", ".venv/bin/python", "runs/mine/metrics.jsonl", "demo/corpus/a.mp4"]
     left += ["out/film.mp4", "films/harbor.mov", "shards/clips/shard-00000.parquet", "sttn.pth", "tests/unit/a.py"]
-    left += ["docs/training.md", "sttn_ray/__pycache__/train.pyc", ".mypy_cache/a.json"]
+    left += ["docs/training.md", "masks/00000.png", "sttn_ray/__pycache__/train.pyc", ".mypy_cache/a.json"]
     for name in sent + left:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x")
