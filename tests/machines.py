@@ -85,7 +85,7 @@ def machines(count: int, folder: Path) -> Iterator[Machines]:
             own = folder / f"machine{number}"
             process = _start(own, number, key)
             started.append(process)
-            pid = _child(process)
+            pid = first_inside(process)
             pids.append(pid)
             name = f"{link}m{number}"
             _here(namespace, f"ip link add {name} type veth peer name eth0 netns {pid}")
@@ -140,8 +140,8 @@ def _start(own: Path, number: int, key: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen([*words, "-c", script], stdout=log, stderr=log, env=environment, start_new_session=True)
 
 
-def _child(process: subprocess.Popen[bytes]) -> int:
-    """The first process of the namespaces that `unshare` made."""
+def first_inside(process: subprocess.Popen[bytes]) -> int:
+    """The first process of the namespaces that an `unshare --fork` made."""
     end = time.monotonic() + 10
     while time.monotonic() < end:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
