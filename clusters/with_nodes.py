@@ -3,9 +3,9 @@
     python clusters/with_nodes.py --gpus 4 --cpus 32 -- python -m pipelines.inpaint configs/archive.yaml
 
 Programs count the nodes that are there when they start: on a cluster whose workers start from zero, that is none. This
-asks for GPUs and CPUs, waits until they are there, and runs what follows `--`; they stay until that has ended. Beyond
-them the cluster grows and shrinks with the load, as it does by itself. Exit status: that of the program; 2 where the
-request is wrong, or the nodes did not come in time.
+asks for GPUs and CPUs, waits until they are there, and runs what follows `--`. Nodes on which something of it runs
+stay. With it ends the request, and a node goes when it has been idle for the cluster's time. Exit status: that of the
+program; 2 where the request is wrong, or the nodes did not come in time.
 """
 
 import argparse
@@ -41,11 +41,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         request_resources(bundles=bundles)
         if not _wait(wanted, options.wait_s):
             return 2
-        return subprocess.run(command, check=False).returncode if command else 0
+        return _run(command) if command else 0
     finally:
-        # An empty list would change nothing under autoscaler v1; a request of nothing replaces the last one under both.
-        request_resources(num_cpus=0)
+        request_resources(num_cpus=0)  # takes the place of the last one
         ray.shutdown()
+
+
+def _run(command: list[str]) -> int:
+    process = subprocess.Popen(command)
+    try:
+        return process.wait()
+    except SystemExit:
+        process.terminate()  # it ends as it would alone; what is left then, Ray kills
+        raise
 
 
 def _parse(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
