@@ -36,9 +36,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     ray.init(address="auto", logging_level=logging.WARNING, log_to_driver=False)
     wanted = {"GPU": options.gpus, "CPU": options.cpus}
     try:
-        # GPUs first: the CPUs of their nodes count.
-        bundles = [{"GPU": 1}] * options.gpus + [{"CPU": 1}] * options.cpus
-        request_resources(bundles=bundles)
         if not _wait(wanted, options.wait_s):
             return 2
         return _run(command) if command else 0
@@ -78,6 +75,9 @@ def _wait(wanted: dict[str, int], wait_s: float) -> bool:
     end = time.monotonic() + wait_s
     reported = -math.inf
     while True:
+        # Again and again: each job of Ray Data leaves an actor on the cluster that every twenty seconds puts its own
+        # requests, mostly none, in the place of all others.
+        request_resources(bundles=[{name: 1} for name, count in wanted.items() for _ in range(count)])
         there = ray.cluster_resources()
         if all(there.get(name, 0) >= count for name, count in wanted.items()):
             return True

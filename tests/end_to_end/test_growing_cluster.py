@@ -46,7 +46,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why_not()), reason=why_n
 
 HEAD_CPUS, WORKER_CPUS = 3, 4
 STORE_BYTES = 300 * 2**20
-IDLE_S = 12
+IDLE_S = 45  # a program must have started its processes by then
 
 
 class Cluster(NamedTuple):
