@@ -189,8 +189,8 @@ def _attached(cloud: Cloud, arn: str) -> Any:
 
 
 def _parsed(document: Any) -> dict[str, Any]:
-    """A policy; moto gives those of CloudFormation as text."""
-    found: dict[str, Any] = json.loads(document) if isinstance(document, str) else document
+    """A policy; moto gives some of CloudFormation's as text, which is JSON or how Python prints it."""
+    found: dict[str, Any] = yaml.safe_load(document) if isinstance(document, str) else document
     return found
 
 
