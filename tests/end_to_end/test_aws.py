@@ -1,0 +1,198 @@
+"""`ray up clusters/aws.yaml` against an EC2 of the tests' own (moto): what it launches is what the file names.
+
+Nobody answers SSH there, so `ray up` is ended when it asks the head that it launched. Workers are launched by the same
+node provider with the same resolved settings, as the head's autoscaler does it.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import boto3
+import pytest
+import yaml
+
+from tests.processes import ROOT, wait_until
+from tests.store import ENVIRONMENT, moto_server
+
+CONFIG = yaml.safe_load((ROOT / "clusters/aws.yaml").read_text())
+REGION = CONFIG["provider"]["region"]
+ADMIN = "203.0.113.7/32"
+
+
+class Cloud(NamedTuple):
+    """The tests' EC2 after `ray up`."""
+
+    ec2: Any
+    iam: Any
+    vpc: str
+    environment: dict[str, str]
+    printed: str
+
+    def instances(self, kind: str) -> list[dict[str, Any]]:
+        """Machines of a node type."""
+        filters = [{"Name": "tag:ray-user-node-type", "Values": [kind]}]
+        found = self.ec2.describe_instances(Filters=filters)["Reservations"]
+        return [instance for reservation in found for instance in reservation["Instances"]]
+
+
+@pytest.fixture(scope="module")
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+    home = tmp_path_factory.mktemp("home")
+    (home / ".ray").mkdir()
+    (home / ".ray/auth_token").write_text("made-for-this-test\n")
+    # In place of ssh: the addresses are made up, and may be those of others.
+    stub = home / "bin/ssh"
+    stub.parent.mkdir()
+    stub.write_text(f'#!/bin/sh\necho "$@" >> {home}/ssh.log\nexit 255\n')
+    stub.chmod(0o755)
+    with moto_server() as url:
+        environment = {**os.environ, **ENVIRONMENT, "AWS_ENDPOINT_URL": url, "HOME": str(home)}
+        environment["PATH"] = f"{stub.parent}:{os.environ['PATH']}"
+        environment |= {"RAY_TMPDIR": str(home), "TMPDIR": str(home), "RAY_USAGE_STATS_ENABLED": "0"}
+        ec2, iam, stacks = (boto3.client(name, REGION, endpoint_url=url) for name in ("ec2", "iam", "cloudformation"))
+        vpc = ec2.describe_vpcs()["Vpcs"][0]["VpcId"]
+        words = {"Bucket": "archive", "Vpc": vpc, "SshFrom": ADMIN}
+        stacks.create_stack(
+            StackName="sttn-ray",
+            TemplateBody=(ROOT / "clusters/aws_roles.yaml").read_text(),
+            Capabilities=["CAPABILITY_NAMED_IAM"],
+            Parameters=[{"ParameterKey": name, "ParameterValue": value} for name, value in words.items()],
+        )
+        cloud = Cloud(ec2, iam, vpc, environment, "")
+        log = home / "log"
+        with open(log, "wb") as output:
+            command = [str(Path(sys.executable).parent / "ray"), "up", "-y", "clusters/aws.yaml"]
+            process = subprocess.Popen(
+                command, cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
+            )
+        try:
+            asked = home / "ssh.log"
+            wait_until(lambda: asked.exists() or process.poll() is not None, "a head that is asked by SSH")
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        assert asked.exists(), log.read_text()
+        yield cloud._replace(printed=log.read_text())
+
+
+def launch_workers(cloud: Cloud, folder: Path) -> None:
+    """Let Ray's node provider launch a node of each worker type from what `ray up` resolved, in another process."""
+    script = """
+import json, sys, yaml
+from ray.autoscaler._private.commands import _bootstrap_config
+from ray.autoscaler._private.providers import _get_node_provider
+from ray.autoscaler.tags import TAG_RAY_NODE_KIND, TAG_RAY_NODE_NAME, TAG_RAY_NODE_STATUS, TAG_RAY_USER_NODE_TYPE
+
+config = _bootstrap_config(yaml.safe_load(open("clusters/aws.yaml")))
+provider = _get_node_provider(config["provider"], config["cluster_name"])
+for name, node_type in config["available_node_types"].items():
+    if name != config["head_node_type"]:
+        tags = {TAG_RAY_NODE_KIND: "worker", TAG_RAY_USER_NODE_TYPE: name, TAG_RAY_NODE_NAME: f"ray-{name}"}
+        provider.create_node(node_type["node_config"], tags | {TAG_RAY_NODE_STATUS: "uninitialized"}, 1)
+json.dump(config, open(sys.argv[1], "w"))
+"""
+    words = [sys.executable, "-c", script, str(folder / "resolved.json")]
+    done = subprocess.run(words, cwd=ROOT, env=cloud.environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def resolved(cloud: Cloud, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("resolved")
+    launch_workers(cloud, folder)
+    config: dict[str, Any] = json.loads((folder / "resolved.json").read_text())
+    return config
+
+
+@pytest.mark.parametrize("kind", CONFIG["available_node_types"])
+def test_machines_are_those_of_the_file(cloud: Cloud, resolved: dict[str, Any], kind: str) -> None:
+    named = CONFIG["available_node_types"][kind]["node_config"]
+    instances = cloud.instances(kind)
+    assert len(instances) == 1, cloud.printed[-3000:]
+    for instance in instances:
+        assert instance["InstanceType"] == named["InstanceType"]
+        # moto does not look the parameter up; it comes as it was asked for.
+        assert instance["ImageId"] == named["ImageId"]
+        profile = instance["IamInstanceProfile"]["Arn"]
+        assert profile.endswith(f":instance-profile/{named['IamInstanceProfile']['Name']}")
+        assert [group["GroupName"] for group in instance["SecurityGroups"]] == ["sttn-ray"]
+        is_spot = "InstanceMarketOptions" in named
+        assert instance.get("InstanceLifecycle") == ("spot" if is_spot else None)
+        (device,) = [device for device in instance["BlockDeviceMappings"] if device["DeviceName"] == "/dev/sda1"]
+        (volume,) = cloud.ec2.describe_volumes(VolumeIds=[device["Ebs"]["VolumeId"]])["Volumes"]
+        asked = named["BlockDeviceMappings"][0]["Ebs"]
+        assert (volume["Size"], volume["VolumeType"]) == (asked["VolumeSize"], asked["VolumeType"])
+        assert instance["MetadataOptions"]["HttpTokens"] == "required"
+
+
+def test_resources_are_what_the_machines_have(resolved: dict[str, Any]) -> None:
+    """The file states them; `ray up` asks EC2, and adds memory and the kind of GPU."""
+    types = resolved["available_node_types"]
+    assert types["head"]["resources"]["CPU"] == 0
+    assert {"CPU": 8, "GPU": 1, "accelerator_type:L4": 1}.items() <= types["gpu"]["resources"].items()
+    assert types["cpu"]["resources"]["CPU"] == 16
+    assert "GPU" not in types["cpu"]["resources"]
+
+
+def test_stated_resources_are_those_of_the_instance_types(cloud: Cloud) -> None:
+    for kind, node_type in CONFIG["available_node_types"].items():
+        name = node_type["node_config"]["InstanceType"]
+        (found,) = cloud.ec2.describe_instance_types(InstanceTypes=[name])["InstanceTypes"]
+        if kind != CONFIG["head_node_type"]:
+            assert node_type["resources"]["CPU"] == found["VCpuInfo"]["DefaultVCpus"]
+        gpus = sum(gpu["Count"] for gpu in found.get("GpuInfo", {}).get("Gpus", []))
+        assert node_type["resources"].get("GPU", 0) == gpus
+
+
+def test_ssh_is_open_to_one_address_and_all_else_to_the_nodes(cloud: Cloud) -> None:
+    filters = [{"Name": "group-name", "Values": ["sttn-ray"]}]
+    (group,) = cloud.ec2.describe_security_groups(Filters=filters)["SecurityGroups"]
+    assert group["VpcId"] == cloud.vpc
+    rules = {rule["IpProtocol"]: rule for rule in group["IpPermissions"]}
+    assert set(rules) == {"tcp", "-1"}
+    assert (rules["tcp"]["FromPort"], rules["tcp"]["ToPort"]) == (22, 22)
+    assert [entry["CidrIp"] for entry in rules["tcp"]["IpRanges"]] == [ADMIN]
+    assert not rules["-1"]["IpRanges"]
+    assert [pair["GroupId"] for pair in rules["-1"]["UserIdGroupPairs"]] == [group["GroupId"]]
+
+
+def test_workers_may_use_the_bucket_and_nothing_else(cloud: Cloud) -> None:
+    actions = {}
+    for name in ("sttn-ray-head", "sttn-ray-worker"):
+        profile = cloud.iam.get_instance_profile(InstanceProfileName=name)["InstanceProfile"]
+        assert [role["RoleName"] for role in profile["Roles"]] == [name]
+        attached = cloud.iam.list_attached_role_policies(RoleName=name)["AttachedPolicies"]
+        inline = cloud.iam.list_role_policies(RoleName=name)["PolicyNames"]
+        documents = [_attached(cloud, policy["PolicyArn"]) for policy in attached]
+        documents += [
+            cloud.iam.get_role_policy(RoleName=name, PolicyName=policy)["PolicyDocument"] for policy in inline
+        ]
+        actions[name] = [statement for document in documents for statement in _parsed(document)["Statement"]]
+    for statement in actions["sttn-ray-worker"]:
+        assert all(action.startswith("s3:") for action in _list(statement["Action"]))
+        assert statement["Resource"] in ("arn:aws:s3:::archive", "arn:aws:s3:::archive/*")
+    of_head = {action for statement in actions["sttn-ray-head"] for action in _list(statement["Action"])}
+    assert {"ec2:RunInstances", "ec2:TerminateInstances", "iam:PassRole", "ssm:GetParameters"} <= of_head
+    (passed,) = [s["Resource"] for s in actions["sttn-ray-head"] if "iam:PassRole" in _list(s["Action"])]
+    assert passed.endswith(":role/sttn-ray-worker")
+
+
+def _attached(cloud: Cloud, arn: str) -> Any:
+    version = cloud.iam.get_policy(PolicyArn=arn)["Policy"]["DefaultVersionId"]
+    return cloud.iam.get_policy_version(PolicyArn=arn, VersionId=version)["PolicyVersion"]["Document"]
+
+
+def _parsed(document: Any) -> dict[str, Any]:
+    """A policy; moto gives some of CloudFormation's as text, which is JSON or how Python prints it."""
+    found: dict[str, Any] = yaml.safe_load(document) if isinstance(document, str) else document
+    return found
+
+
+def _list(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value
