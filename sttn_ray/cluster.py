@@ -84,6 +84,16 @@ def cpus_per_core() -> int:
     return max(1, cpus // (os.cpu_count() or 1)) if num_nodes() == 1 else 1
 
 
+def head_resource() -> str:
+    """The resource that the head node has one of, and that nobody asks for.
+
+    Not `node:__internal_head__`, of which Train takes small parts for itself.
+    """
+    resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    head = next((found for found in resources if "node:__internal_head__" in found), resources[0])
+    return next(name for name in head if name.startswith("node:") and name != "node:__internal_head__")
+
+
 def require_shared_paths(paths: dict[str, str | None]) -> None:
     """Refuse relative paths on several nodes, where each would take its own folder for them, and in submitted jobs.
 

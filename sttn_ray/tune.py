@@ -20,6 +20,7 @@ import shutil
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
@@ -73,7 +74,7 @@ HANDOVER_FILE = "handover.json"
 KEPT_FOR_OTHERS = 3
 TABLE_ROWS = 20
 # A trial itself only starts and awaits its workers, which ask for what they need. Ray takes no request for nothing, and
-# CPUs in place of memory would leave a cluster whose CPUs all work too few for the last worker.
+# CPUs in place of a byte of memory would leave a cluster whose CPUs all work too few for the last worker.
 TRIAL_RESOURCES = {"CPU": 0.0, "memory": 1.0}
 # Settings with which a sweep may go on with others.
 FREE_KEYS = {f"train.{key}" for key in train.FREE_KEYS - {"num_steps", "validation_clips"}} | {
@@ -140,6 +141,11 @@ def _search(
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     job = {"experiment": _with_absolute_paths(experiment).model_dump(mode="json"), "run_dir": str(run_dir)}
+    resources = TRIAL_RESOURCES
+    if options.scheduler == "pbt":
+        # Tune lets members of a population take turns only where resources are short, not by its number of trials at
+        # a time; and of this one there is exactly one. Ray counts ten-thousandths.
+        resources = {**TRIAL_RESOURCES, cluster.head_resource(): math.floor(1e4 / at_once) / 1e4}
     searcher, space, num_samples = None, {}, 1
     if options.search == "optuna":
         num_samples = num_trials - len(read_trials(run_dir)) + len(unfinished)
@@ -147,13 +153,13 @@ def _search(
     else:
         space = {"trial": ray.tune.grid_search([_as_config(trial) for trial in unfinished])}
     tuner = ray.tune.Tuner(
-        ray.tune.with_resources(_make_trial(job), TRIAL_RESOURCES),
+        ray.tune.with_resources(_make_trial(job), resources),
         param_space=space,
         tune_config=ray.tune.TuneConfig(
             scheduler=_make_scheduler(experiment, run_dir, dimensions),
             search_alg=searcher,
             num_samples=num_samples,
-            max_concurrent_trials=at_once,
+            max_concurrent_trials=None if options.scheduler == "pbt" else at_once,
             trial_name_creator=lambda trial: trial_name(trial.config["trial"]["number"]),
             trial_dirname_creator=lambda trial: trial_name(trial.config["trial"]["number"]),
         ),
@@ -373,6 +379,8 @@ def _make_scheduler(experiment: Experiment, run_dir: StoragePath, dimensions: Se
             trial = config["trial"]
             return {**config, "trial": {**trial, "values": explore(dimensions, trial["values"], rng)}}
 
+        # Our trials have no state in their processes that would be worth keeping.
+        warnings.filterwarnings("ignore", "Consider boosting PBT performance", UserWarning)
         return PopulationBasedTraining(
             **told, perturbation_interval=_rungs(experiment)[0], custom_explore_fn=change, log_config=False
         )

@@ -49,15 +49,18 @@ class Scale(NamedTuple):
         return self.axis.share(math.log10(value) if self.is_log else float(value))
 
 
-def make_scale(values: Sequence[Any], *, is_log: bool) -> Scale:
+def make_scale(values: Sequence[Any], *, is_log: bool, are_options: bool = False) -> Scale:
     """The axis for a key.
 
     Args:
         values: all that occur; numbers, or anything else, which becomes words at equal distances.
         is_log: numbers above 0 are laid out by their logarithms.
+        are_options: numbers too are words, since there are only some; in their order.
     """
-    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-        words = sorted({as_text(value) for value in values})
+    are_numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    if are_options or not are_numbers:
+        words = [as_text(value) for value in sorted(values)] if are_numbers else sorted(map(as_text, values))
+        words = list(dict.fromkeys(words))
         ticks = [(float(place), word) for place, word in enumerate(words)]
         return Scale(Axis(-0.5, len(words) - 0.5, ticks), is_log=False, words=words)
     numbers = np.array(values, np.float64)

@@ -31,7 +31,11 @@ def write_sweep_page(
     best = best_trial(trials)
     marks = [_mark(trial, is_best=trial is best) for trial in trials]
     scales = {
-        d.key: make_scale([trial["values"][d.key] for trial in trials], is_log=d.kind == "loguniform")
+        d.key: make_scale(
+            [trial["values"][d.key] for trial in trials],
+            is_log=d.kind == "loguniform",
+            are_options=d.kind in ("choice", "grid"),
+        )
         for d in dimensions
     }
     charts = [
