@@ -251,10 +251,10 @@ class TuneSection(Section):
     search: Literal["random", "optuna"] = Field(
         "random", description="where the values come from; optuna learns from the trials so far (an extra to install)"
     )
-    scheduler: Literal["none", "asha", "pbt"] = Field(
+    scheduler: Literal["fifo", "asha", "pbt"] = Field(
         "asha",
         description="asha stops trials that fall behind; pbt lets them take over the training of a better one, with "
-        "its settings changed a little",
+        "its settings changed a little; fifo trains each to its end",
     )
     interval: int | None = Field(
         None,

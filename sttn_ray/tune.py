@@ -370,7 +370,7 @@ class _Watch(ray.tune.Callback):
 def _make_scheduler(experiment: Experiment, run_dir: StoragePath, dimensions: Sequence[Dimension]) -> TrialScheduler:
     options, num_steps = experiment.tune, experiment.train.num_steps
     told: dict[str, Any] = {"time_attr": "step", "metric": "objective", "mode": "max"}
-    if options.scheduler == "none":
+    if options.scheduler == "fifo":
         return FIFOScheduler()
     if options.scheduler == "pbt":
         rng = np.random.default_rng([experiment.run.seed, len(read_trials(run_dir))])
@@ -428,7 +428,7 @@ def _conclude(experiment: Experiment, run_dir: StoragePath, dimensions: Sequence
 
 def _write_best(experiment: Experiment, run_dir: StoragePath, best: Trial) -> None:
     """best.yaml, best.json and best.pt, of which the last is what a training with the first ends with."""
-    report = best["reports"][-1]
+    experiment, report = _with_absolute_paths(experiment), best["reports"][-1]
     words = [*overrides(best["values"]), f"run.dir={run_dir / 'best'}", f"train.num_steps={report['step']}"]
     for word in words:
         experiment = apply_override(experiment, word)

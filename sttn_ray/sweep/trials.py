@@ -76,7 +76,7 @@ def rungs(scheduler: str, *, interval: int, reduction_factor: int, num_steps: in
     """The steps at which a trial is validated and judged; the last one is its end."""
     steps = []
     step = interval
-    while scheduler != "none" and step < num_steps:
+    while scheduler != "fifo" and step < num_steps:
         steps.append(step)
         step = step * reduction_factor if scheduler == "asha" else step + interval
     return [*steps, num_steps]

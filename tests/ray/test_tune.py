@@ -60,7 +60,7 @@ def reports(trial: Trial) -> list[tuple[int, int, float]]:
 def test_a_trial_that_fails_is_a_row_and_the_others_go_on(training_shards: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "sweep"
     space = {"train.learning_rate": "grid(0.001, 1e30)"}
-    done = sweep(*request(training_shards, run_dir, space, "train.num_steps=2", "tune.scheduler=none"))
+    done = sweep(*request(training_shards, run_dir, space, "train.num_steps=2", "tune.scheduler=fifo"))
     assert done.returncode == 1, done.stderr[-2000:]
     assert "Traceback" not in done.stdout + done.stderr
     assert "sweep: 1 done, 1 failed | best" in done.stderr
@@ -75,7 +75,7 @@ def test_a_trial_that_fails_is_a_row_and_the_others_go_on(training_shards: Path,
     assert (best.train.learning_rate, best.train.num_steps, best.run.dir) == (0.001, 2, str(run_dir / "best"))
     assert load_generator(run_dir / "best.pt").config.channels == 64
     assert json.loads((run_dir / "best.json").read_text())["objective"] == good["objective"]
-    with pytest.raises(ConfigError, match=r"tune.scheduler was 'none', now 'asha'"):
+    with pytest.raises(ConfigError, match=r"tune.scheduler was 'fifo', now 'asha'"):
         program.run(load_experiment(request(training_shards, run_dir, space, "train.num_steps=2")))
 
 
@@ -236,7 +236,7 @@ def test_optuna_proposes_values(training_shards: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "sweep"
     command = request(
         *(training_shards, run_dir, SPACE, "train.num_steps=1", "tune.num_trials=7", "tune.search=optuna"),
-        *("tune.scheduler=none", "tune.max_concurrent=2"),
+        *("tune.scheduler=fifo", "tune.max_concurrent=2"),
     )
     killed = start("sttn_ray.tune", *command)
     wait_until(lambda: any(trial["status"] == "done" for trial in read_trials(run_dir)), "a trial", seconds=600)

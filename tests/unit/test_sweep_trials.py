@@ -58,7 +58,7 @@ def test_when_trials_are_judged():
     assert rungs("asha", interval=100, reduction_factor=3, num_steps=1000) == [100, 300, 900, 1000]
     assert rungs("asha", interval=10, reduction_factor=2, num_steps=40) == [10, 20, 40]
     assert rungs("pbt", interval=10, reduction_factor=3, num_steps=35) == [10, 20, 30, 35]
-    assert rungs("none", interval=10, reduction_factor=3, num_steps=35) == [35]
+    assert rungs("fifo", interval=10, reduction_factor=3, num_steps=35) == [35]
 
 
 def test_a_trial_goes_through_its_states():
