@@ -22,7 +22,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -35,7 +35,7 @@ from ray.tune.search import Searcher
 from sttn_ray import cluster, train
 from sttn_ray.config import Experiment, TuneSection, apply_override, to_yaml
 from sttn_ray.errors import ConfigError, TrialError
-from sttn_ray.paths import StoragePath, absolute, as_path, on_this_machine, remove_file, use_endpoint
+from sttn_ray.paths import StoragePath, absolute, as_path, on_this_machine, use_endpoint
 from sttn_ray.program import run_program
 from sttn_ray.shards.read import INDEX_FILE
 from sttn_ray.storage import claim, file_sha256, published, write_record
@@ -43,6 +43,7 @@ from sttn_ray.sweep.objective import read_objective, value_of
 from sttn_ray.sweep.optuna import propose, require_optuna
 from sttn_ray.sweep.page import write_sweep_page
 from sttn_ray.sweep.space import Dimension, Values, count_trials, draw_trial, explore, overrides, read_space
+from sttn_ray.sweep.takeover import take_over
 from sttn_ray.sweep.trials import (
     UNFINISHED,
     Trial,
@@ -62,7 +63,6 @@ from sttn_ray.sweep.trials import (
     write_table,
     write_trial,
 )
-from sttn_ray.training.checkpoints import find_checkpoints, state_path
 from sttn_ray.training.metrics import METRICS_FILE, read_metrics
 from sttn_ray.training.validation import METRICS
 
@@ -259,7 +259,7 @@ def _enter_generation(experiment: Experiment, run_dir: StoragePath, trial: Trial
         last = trial["generations"][-1]
         asked = {**handed, "asked_step": handed["step"]}
         if {**(last["origin"] or {}), "step": handed["step"]} != asked or last["values"] != values:
-            trial = _take_over(run_dir, trial, values, handed, num_steps=experiment.train.num_steps)
+            trial = take_over(run_dir, trial, values, handed, num_steps=experiment.train.num_steps)
     trial = {**trial, "status": "running", "error": None, "reason": None}
     write_trial(run_dir, trial)
     return trial
@@ -272,34 +272,6 @@ def _read_handover() -> dict[str, Any] | None:
     with checkpoint.as_directory() as folder:
         handover: dict[str, Any] = json.loads((Path(folder) / HANDOVER_FILE).read_text())
     return handover
-
-
-def _take_over(run_dir: StoragePath, trial: Trial, values: Values, handed: dict[str, Any], *, num_steps: int) -> Trial:
-    """A trial with a copy of another's training, or as it is where that has come to its end meanwhile.
-
-    The other may have gone on, and deleted the state that was asked for: then it is the next one.
-    """
-    source = run_dir / handed["folder"]
-    for name in find_checkpoints(source):
-        step = int(PurePosixPath(name).name.removeprefix("step-"))
-        if not handed["step"] <= step < num_steps:
-            continue
-        origin = {**handed, "step": step, "asked_step": handed["step"]}
-        begun = begin_generation(trial, values, origin, numbered=True)
-        target = run_dir / begun["generations"][-1]["folder"]
-        for old in find_checkpoints(target):  # of a process that was killed while it copied
-            remove_file(state_path(target, old))
-        try:
-            for file, copy in (
-                (state_path(source, name), state_path(target, name)),
-                (source / METRICS_FILE, target / METRICS_FILE),
-            ):
-                with on_this_machine(file) as path, published(copy) as temporary:
-                    shutil.copyfile(path, temporary)
-        except FileNotFoundError:
-            continue
-        return begun
-    return trial
 
 
 class _Proposals(Searcher):

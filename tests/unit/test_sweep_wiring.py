@@ -12,6 +12,7 @@ from sttn_ray.config import load_experiment
 from sttn_ray.errors import ConfigError, TrialError
 from sttn_ray.sweep.optuna import NUM_RANDOM, propose
 from sttn_ray.sweep.space import Dimension, draw_trial
+from sttn_ray.sweep.takeover import take_over
 from sttn_ray.sweep.trials import add_report, begin_generation, failed, new_trial, read_trials, write_trial
 from sttn_ray.training.checkpoints import find_checkpoints, state_path
 
@@ -90,7 +91,7 @@ def test_the_state_that_is_taken_over_is_the_one_asked_for_or_the_next(tmp_path:
     values = {**trial["values"], "train.hole_weight": 3.0}
     # Remains of a copy that was cut off.
     make_run(tmp_path / "trials/trial-000/generation-01", 35)
-    taken = tune._take_over(tmp_path, trial, values, handed, num_steps=40)
+    taken = take_over(tmp_path, trial, values, handed, num_steps=40)
     generation = taken["generations"][-1]
     assert generation["origin"] == {**handed, "step": 20, "asked_step": 10}
     assert generation["values"] == values
@@ -99,7 +100,7 @@ def test_the_state_that_is_taken_over_is_the_one_asked_for_or_the_next(tmp_path:
     assert (target / "checkpoints/step-00000020/state.pt").read_text() == "state 20"
     assert (target / "metrics.jsonl").is_file()
     # At its end there is nothing to train any more.
-    assert tune._take_over(tmp_path, trial, values, {**handed, "step": 40}, num_steps=40) == trial
+    assert take_over(tmp_path, trial, values, {**handed, "step": 40}, num_steps=40) == trial
 
 
 def test_optuna_goes_where_it_was_better(tmp_path: Path):
