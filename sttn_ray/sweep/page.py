@@ -11,7 +11,7 @@ from sttn_ray.report.page import write_page
 from sttn_ray.storage import published
 from sttn_ray.sweep.charts import Mark, make_scale, parallel_coordinates, scatter
 from sttn_ray.sweep.space import Dimension, as_text
-from sttn_ray.sweep.trials import Trial, best_trial
+from sttn_ray.sweep.trials import Trial, best_trial, rank
 
 NUM_CURVES = 7  # as many as there are colors
 
@@ -84,7 +84,7 @@ def _mark(trial: Trial, *, is_best: bool) -> Mark:
 
 
 def _curves(trials: Sequence[Trial]) -> Mapping[str, Sequence[tuple[float, float]]]:
-    ranked = sorted(trials, key=_objective, reverse=True)[:NUM_CURVES]
+    ranked = sorted(trials, key=rank, reverse=True)[:NUM_CURVES]
     return {
         trial["trial"]: sorted((report["step"], report["objective"]) for report in trial["reports"])
         for trial in ranked
@@ -94,7 +94,7 @@ def _curves(trials: Sequence[Trial]) -> Mapping[str, Sequence[tuple[float, float
 
 def _table(trials: Sequence[Trial], best: Trial | None, keys: Sequence[str]) -> list[list[str]]:
     rows = [["trial", "status", "step", "objective", *keys, "seconds", "notes"]]
-    for trial in sorted(trials, key=_objective, reverse=True):
+    for trial in sorted(trials, key=rank, reverse=True):
         last = trial["reports"][-1] if trial["reports"] else None
         rows.append(
             [
@@ -119,9 +119,3 @@ def _notes(trial: Trial) -> str:
     if trial["status"] == "failed":
         notes.append(trial["reason"].splitlines()[0])
     return "; ".join(notes)
-
-
-def _objective(trial: Trial) -> float:
-    if trial["status"] == "failed" or not trial["reports"]:
-        return float("-inf")
-    return float(trial["reports"][-1]["objective"])

@@ -105,10 +105,19 @@ def write_trial(run_dir: StoragePath, trial: Trial) -> None:
     write_record(run_dir / TRIALS / trial["trial"] / RECORD, trial)
 
 
+def rank(trial: Trial) -> tuple[bool, int, float]:
+    """By which trials are compared; the greatest is the best.
+
+    First by the step: one that was stopped was worse than others at that step, though they may have lost since.
+    """
+    last = trial["reports"][-1] if trial["reports"] else {"step": 0, "objective": float("-inf")}
+    return trial["status"] != "failed" and bool(trial["reports"]), int(last["step"]), float(last["objective"])
+
+
 def best_trial(trials: Sequence[Trial]) -> Trial | None:
-    """The trial whose last report is the best, among those that did not fail; of equals the first."""
-    candidates = [trial for trial in trials if trial["reports"] and trial["status"] != "failed"]
-    return max(candidates, key=lambda trial: float(trial["reports"][-1]["objective"]), default=None)
+    """The trial with the best last report of those that were trained furthest and did not fail; of equals the first."""
+    best = max(trials, key=rank, default=None)
+    return best if best is not None and rank(best)[0] else None
 
 
 def lineage(trial: Trial) -> list[str]:
@@ -190,7 +199,8 @@ def describe(trials: Sequence[Trial], *, num_trials: int, num_steps: int, keys: 
         head += f" | best {best['reports'][-1]['objective']:.3f}: {best['trial']}"
     names = [key.split(".", 1)[1] for key in keys]
     rows = [["trial", "status", "step", "objective", *names]]
-    for trial in sorted(trials, key=_place)[:num_rows]:
+    ranked = sorted(trials, key=rank, reverse=True)
+    for trial in sorted(ranked, key=lambda trial: trial["status"] != "running")[:num_rows]:
         row = _row(trial)
         objective = "" if row["objective"] is None else f"{row['objective']:.3f}"
         values = [as_text(trial["values"].get(key)) for key in keys]
@@ -201,11 +211,6 @@ def describe(trials: Sequence[Trial], *, num_trials: int, num_steps: int, keys: 
 
 
 _ORDER = {status: place for place, status in enumerate(("running", "done", "stopped", "failed", "waiting"))}
-
-
-def _place(trial: Trial) -> tuple[bool, float]:
-    objective = trial["reports"][-1]["objective"] if trial["reports"] else float("-inf")
-    return trial["status"] != "running", float("inf") if trial["status"] == "failed" else -objective
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:

@@ -84,11 +84,16 @@ def test_a_generation_goes_on_where_another_trial_was():
     assert [report["generation"] for report in again["reports"]] == [0, 0, 1]
 
 
-def test_the_best_is_the_best_last_report_of_those_that_did_not_fail(trials: list[Trial]):
-    best = best_trial(trials)
-    assert best is not None
-    assert best["trial"] == "trial-003"
+def test_the_best_is_the_best_of_those_that_were_trained_furthest(trials: list[Trial]):
+    assert best_trial(trials) == trials[0]
+    # It lost after others were stopped, which had been worse by then.
+    assert best_trial([{**trained(1, [16.0]), "status": "stopped"}, trained(0, [17.0, 16.5, 15.0])]) == trained(
+        0, [17.0, 16.5, 15.0]
+    )
+    assert best_trial([trained(0, [1.0, 2.0, 3.0]), trained(1, [1.0, 2.0, 4.0])]) == trained(1, [1.0, 2.0, 4.0])
     assert best_trial([new_trial(0, {})]) is None
+    assert best_trial([failed(trained(0, [1.0]), TrialError("x"))]) is None
+    assert best_trial([]) is None
 
 
 def test_records_and_table(tmp_path: Path, trials: list[Trial]):
@@ -98,7 +103,7 @@ def test_records_and_table(tmp_path: Path, trials: list[Trial]):
     assert read_trials(tmp_path) == trials
     rows = pq.read_table(write_table(tmp_path, read_trials(tmp_path), [KEY, WORD])).to_pylist()
     assert [row["status"] for row in rows] == ["done", "stopped", "failed", "running", "waiting"]
-    assert [row["is_best"] for row in rows] == [False, False, False, True, False]
+    assert [row["is_best"] for row in rows] == [True, False, False, False, False]
     assert [row["step"] for row in rows] == [30, 10, 10, 20, 0]
     assert (rows[0]["objective"], rows[0]["hole_psnr"], rows[0]["seconds"]) == (17.5, 17.5, 6)
     assert (rows[0][KEY], rows[1][WORD]) == (0.5, "lsgan")
@@ -114,7 +119,7 @@ def test_an_empty_table_is_written(tmp_path: Path):
 def test_a_sweep_is_told_as_a_table(trials: list[Trial]):
     text = describe(trials, num_trials=8, num_steps=30, keys=[KEY, WORD], num_rows=3)
     first, head, *rows = text.splitlines()
-    assert first == "sweep: 1 running, 1 done, 1 stopped, 1 failed, 4 waiting | best 19.000: trial-003"
+    assert first == "sweep: 1 running, 1 done, 1 stopped, 1 failed, 4 waiting | best 17.500: trial-000"
     assert head.split() == ["trial", "status", "step", "objective", "hole_weight", "adversarial_loss"]
     assert [row.split()[0] for row in rows] == ["trial-003", "trial-000", "trial-001", "and"]
     assert rows[0].split()[1:4] == ["running", "20/30", "19.000"]
@@ -128,7 +133,7 @@ def test_the_page_shows_every_trial(tmp_path: Path, trials: list[Trial]):
     assert page == tmp_path / "report/index.html"
     assert all(trial["trial"] in text for trial in trials)
     assert "5 trials: 1 done, 1 stopped, 1 failed." in text
-    assert "trial-003 (best)" in text
+    assert "trial-000 (best)" in text
     assert "the gradient of step 12 is not finite" in text
     assert text.count("<svg") == 4
     assert "<script" not in text
