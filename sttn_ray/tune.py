@@ -52,6 +52,7 @@ from sttn_ray.sweep.trials import (
     best_trial,
     describe,
     failed,
+    going_on,
     last_step,
     lineage,
     new_trial,
@@ -260,7 +261,7 @@ def _enter_generation(experiment: Experiment, run_dir: StoragePath, trial: Trial
         asked = {**handed, "asked_step": handed["step"]}
         if {**(last["origin"] or {}), "step": handed["step"]} != asked or last["values"] != values:
             trial = take_over(run_dir, trial, values, handed, num_steps=experiment.train.num_steps)
-    trial = {**trial, "status": "running", "error": None, "reason": None}
+    trial = going_on(trial, num_steps=experiment.train.num_steps)
     write_trial(run_dir, trial)
     return trial
 

@@ -57,6 +57,15 @@ def add_report(
     return {**trial, "status": status, "reports": [*trial["reports"], report], "error": None, "reason": None}
 
 
+def going_on(trial: Trial, *, num_steps: int) -> Trial:
+    """A trial whose process begins, in its last generation.
+
+    A member of a population that waited for its turn after its last report is done as before.
+    """
+    status = "done" if last_step(trial) >= num_steps else "running"
+    return {**trial, "status": status, "error": None, "reason": None}
+
+
 def failed(trial: Trial, error: Exception) -> Trial:
     """A trial that an error has ended."""
     return {**trial, "status": "failed", "error": type(error).__name__, "reason": str(error) or type(error).__name__}

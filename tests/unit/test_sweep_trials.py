@@ -17,6 +17,7 @@ from sttn_ray.sweep.trials import (
     best_trial,
     describe,
     failed,
+    going_on,
     last_step,
     lineage,
     new_trial,
@@ -66,6 +67,9 @@ def test_a_trial_goes_through_its_states():
     assert (trial["status"], last_step(trial)) == ("waiting", 0)
     assert [trained(0, [1.0] * n)["status"] for n in (1, 2, 3)] == ["running", "running", "done"]
     assert last_step(trained(0, [1.0, 2.0])) == 20
+    broken = failed(trained(0, [1.0]), TrialError("no number"))
+    assert going_on(broken, num_steps=30) == trained(0, [1.0])
+    assert going_on(trained(0, [1.0, 2.0, 3.0]), num_steps=30)["status"] == "done"
 
 
 def test_a_generation_goes_on_where_another_trial_was():
