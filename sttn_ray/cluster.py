@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 
 import ray
@@ -18,10 +19,13 @@ _JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 MIN_LOCAL_CPUS = 4
 
 
-def connect() -> None:
+def connect(*, shows_workers: bool = True) -> None:
     """Join the cluster that RAY_ADDRESS or a running `ray start` names, else start one on this machine.
 
     A process that is connected already stays so.
+
+    Args:
+        shows_workers: what the cluster's processes say is said here too.
     """
     # Ray's usage statistics are off unless the user asks for them.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -29,16 +33,27 @@ def connect() -> None:
         return
     # Not address="auto": it would also join the private cluster of another program on this machine, and die with it.
     address = os.environ.get("RAY_ADDRESS") or find_bootstrap_address(None)
-    if address and _join(address):
+    if address and _join(address, shows_workers=shows_workers):
         return
     cpus = max(MIN_LOCAL_CPUS, os.cpu_count() or 1)
-    ray.init(address="local", num_cpus=cpus, dashboard_host="127.0.0.1", logging_level=logging.WARNING)
+    ray.init(
+        address="local",
+        num_cpus=cpus,
+        dashboard_host="127.0.0.1",
+        logging_level=logging.WARNING,
+        log_to_driver=shows_workers,
+    )
     log.info("started Ray on this machine with %d logical CPUs", cpus)
 
 
-def _join(address: str) -> bool:
+def _join(address: str, *, shows_workers: bool) -> bool:
     try:
-        ray.init(address=address, logging_level=logging.WARNING, runtime_env={"env_vars": _shared_environment()})
+        ray.init(
+            address=address,
+            logging_level=logging.WARNING,
+            log_to_driver=shows_workers,
+            runtime_env={"env_vars": _shared_environment()},
+        )
     except ConnectionError as error:
         if os.environ.get("RAY_ADDRESS"):
             raise ConfigError(f"RAY_ADDRESS={address}: no Ray cluster answers there ({error})") from error
@@ -67,6 +82,16 @@ def cpus_per_core() -> int:
     """
     cpus = int(ray.cluster_resources().get("CPU", 0))
     return max(1, cpus // (os.cpu_count() or 1)) if num_nodes() == 1 else 1
+
+
+def head_resource() -> str:
+    """The resource that the head node has one of, and that nobody asks for.
+
+    Not `node:__internal_head__`, of which Train takes small parts for itself.
+    """
+    resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    head = next((found for found in resources if "node:__internal_head__" in found), resources[0])
+    return next(name for name in head if name.startswith("node:") and name != "node:__internal_head__")
 
 
 def require_shared_paths(paths: dict[str, str | None]) -> None:
@@ -134,11 +159,7 @@ def require_workers(num_workers: int, worker_cpus: int, device: str, *, can_grow
     """
     resources = ray.cluster_resources()
     cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
-    carried = sum(int(node["Resources"].get("CPU", 0)) // worker_cpus for node in ray.nodes() if node["Alive"])
-    if device == "cuda":
-        carried = min(carried, gpus)
-    elif device == "mps":
-        carried = min(carried, 1)
+    carried = _carried_workers(worker_cpus, device)
     if num_workers > carried and can_grow:
         log.info("waiting for nodes: the cluster carries %d of %d workers now", carried, num_workers)
     elif num_workers > carried:
@@ -146,6 +167,50 @@ def require_workers(num_workers: int, worker_cpus: int, device: str, *, can_grow
             f"train.num_workers={num_workers}: with train.worker_cpus={worker_cpus} the cluster of {cpus} CPUs and "
             f"{gpus} GPUs carries {carried} on {device}; lower one of them"
         )
+
+
+def choose_num_trials(
+    wanted: int | None, num_workers: int, worker_cpus: int, device: str, *, can_grow: bool = False
+) -> int:
+    """How many trainings go on at a time: as many as have GPUs, or cores, for all of their workers.
+
+    Args:
+        wanted: as asked for, or None.
+        num_workers: of each.
+        worker_cpus: CPUs of each worker.
+        device: from `choose_device`.
+        can_grow: whether nodes that the cluster does not have yet will be started.
+
+    Raises:
+        ConfigError: the cluster cannot carry as many as asked for. Their workers would be awaited in vain.
+    """
+    if can_grow:
+        if wanted is None:
+            raise ConfigError(
+                "run.autoscaling=true: say tune.max_concurrent, the most trials that nodes are started for"
+            )
+        return wanted
+    carried = _carried_workers(worker_cpus, device) // num_workers
+    if wanted is None:
+        # On a small machine there are more logical CPUs than cores; a training keeps those busy that it asks for.
+        cores = (os.cpu_count() or 1) if num_nodes() == 1 else math.inf
+        return max(1, int(min(carried, cores // (num_workers * worker_cpus))))
+    if wanted > carried:
+        raise ConfigError(
+            f"tune.max_concurrent={wanted}: with train.num_workers={num_workers} and train.worker_cpus={worker_cpus} "
+            f"the cluster carries {carried} on {device}; lower one of them"
+        )
+    return wanted
+
+
+def _carried_workers(worker_cpus: int, device: str) -> int:
+    """How many workers of a training the cluster carries."""
+    carried = 0
+    for node in ray.nodes():
+        if node["Alive"]:
+            on_node = int(node["Resources"].get("CPU", 0)) // worker_cpus
+            carried += min(on_node, int(node["Resources"].get("GPU", 0))) if device == "cuda" else on_node
+    return min(carried, 1) if device == "mps" else carried
 
 
 def choose_num_actors(

@@ -4,6 +4,7 @@
     sttn-ray inpaint --catalog catalog.csv -o out --checkpoint sttn.pth
     sttn-ray build-shards corpus.root=videos shards.dir=shards
     sttn-ray train shards.dir=shards run.dir=runs/mine
+    sttn-ray tune configs/sweep.yaml shards.dir=shards run.dir=runs/sweep
     sttn-ray demo
 
 A flag is another way to write a setting: it becomes a word `section.key=value`, and the program reads only words.
@@ -23,6 +24,7 @@ DESCRIPTION = """Video inpainting with STTN, run on Ray.
 programs:
   build-shards  make training clips of a corpus of videos
   train         train the network on them
+  tune          search the settings with which it trains best
   inpaint       complete one video, or each video of a catalog
   demo          make a small corpus and show every step on it
 
@@ -32,6 +34,7 @@ sttn-ray PROGRAM --help lists a program's settings."""
 PROGRAMS = {
     "build-shards": "pipelines.build_shards",
     "train": "sttn_ray.train",
+    "tune": "sttn_ray.tune",
     "inpaint": "pipelines.inpaint",
     "demo": "pipelines.demo",
 }

@@ -33,8 +33,19 @@ def _split_words(value: Any) -> Any:
     return [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
+def _read_mapping(value: Any) -> Any:
+    """ "{train.hole_weight: uniform(1, 6)}" of a command line as the mapping that YAML makes of it."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ValueError("expected a mapping, as in {train.hole_weight: 'uniform(1, 6)'}") from error
+
+
 Steps = Annotated[tuple[int, ...], BeforeValidator(_split_words)]
 Words = Annotated[tuple[str, ...], BeforeValidator(_split_words)]
+Space = Annotated[dict[str, Any], BeforeValidator(_read_mapping)]
 
 
 class Section(BaseModel):
@@ -224,6 +235,45 @@ class TrainSection(Section):
     validation_clips: int = Field(16, ge=0, description="how many clips, ten frames each; 0: no validation")
 
 
+class TuneSection(Section):
+    """A search for settings of a training."""
+
+    space: Space = Field(
+        {},
+        description="what each key may be, by its dotted path: uniform(low, high), loguniform(low, high), "
+        "choice(a, b, ...) or grid(a, b, ...)",
+    )
+    metric: str = Field(
+        "hole_psnr",
+        description="what is to become large: hole_psnr, psnr or ssim of the validation, or a sum as in "
+        "hole_psnr + 20*ssim",
+    )
+    num_trials: int | None = Field(
+        None,
+        ge=1,
+        description="random samples; each point of a grid is tried with so many; default: 16, with a grid 1",
+    )
+    search: Literal["random", "optuna"] = Field(
+        "random", description="where the values come from; optuna learns from the trials so far (an extra to install)"
+    )
+    scheduler: Literal["fifo", "asha", "pbt"] = Field(
+        "asha",
+        description="asha stops trials that fall behind; pbt lets them take over the training of a better one, with "
+        "its settings changed a little; fifo trains each to its end",
+    )
+    interval: int | None = Field(
+        None,
+        ge=1,
+        description="steps before asha's first decision, or between those of pbt; default: a ninth, or a tenth, of all",
+    )
+    reduction_factor: int = Field(
+        3, ge=2, description="asha keeps the best of so many, and decides again after so many times the steps"
+    )
+    max_concurrent: int | None = Field(
+        None, ge=1, description="trials at a time; default: as many as the cluster's GPUs, or cores, carry"
+    )
+
+
 class InpaintSection(Section):
     """What is inpainted, and how."""
 
@@ -301,6 +351,7 @@ class Experiment(Section):
     masks: MasksSection = MasksSection()
     model: ModelSection = ModelSection()
     train: TrainSection = TrainSection()
+    tune: TuneSection = TuneSection()
     inpaint: InpaintSection = InpaintSection()
     encode: EncodeSection = EncodeSection()
     demo: DemoSection = DemoSection()

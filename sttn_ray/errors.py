@@ -43,6 +43,10 @@ class CheckpointError(SttnError):
     """A checkpoint cannot be read, or does not fit the network."""
 
 
+class TrialError(SttnError):
+    """A trial of a sweep was not trained to its end, or cannot be judged."""
+
+
 class PoisonError(SttnError):
     """What was worked on took its process with it, each time that it was tried."""
 

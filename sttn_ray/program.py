@@ -81,7 +81,7 @@ def describe_sections(names: Sequence[str]) -> str:
 def _default_text(value: Any) -> str:
     if isinstance(value, tuple):
         return ",".join(map(str, value)) or "none"
-    return "none" if value is None else str(value).lower()
+    return "none" if value in (None, {}) else str(value).lower()
 
 
 def _type_name(field: FieldInfo) -> str:
@@ -91,6 +91,8 @@ def _type_name(field: FieldInfo) -> str:
     names = {"str": "text", "int": "integer", "float": "number", "bool": "true or false"}
     if text in names:
         return names[text]
+    if text.startswith("dict"):
+        return "mapping"
     if text.startswith("tuple"):
         return "texts, joined by commas" if "str" in text else "integers, joined by commas"
     for python, plain in names.items():

@@ -95,18 +95,22 @@ def run(experiment: Experiment) -> int:
     Raises:
         SttnError: the request itself is wrong; nothing was done.
     """
-    _check(experiment)
-    use_endpoint(experiment.storage.endpoint_url)
+    fault = fit(experiment)
+    if fault is not None:
+        log.error("%s", fault)
+        return 1
+    return 0
+
+
+def fit(experiment: Experiment) -> str | None:
+    """Train as an experiment says, or go on with it; returns what stopped it before the last step, else None.
+
+    Raises:
+        SttnError: the request itself is wrong; nothing was done.
+    """
+    config, index = check_request(experiment)
     options = experiment.train
     run_dir, shards_dir = absolute(experiment.run.dir or ""), str(absolute(experiment.shards.dir or ""))
-    config = _generator_config(experiment)
-    index = read_index(shards_dir, "train")
-    if (index.width, index.height) != (config.width, config.height):
-        raise ConfigError(
-            f"{shards_dir}: its frames are {index.width}x{index.height}, model.preset={experiment.model.preset} takes "
-            f"{config.width}x{config.height}; build shards of that size, or choose another preset"
-        )
-    crop_size(experiment, index)
     is_new = read_record(run_dir / "run.json") is None
     if options.start_from is not None and is_new:
         start_from(options.start_from, *create_networks(config, seed=0, initialization="published"))
@@ -114,7 +118,7 @@ def run(experiment: Experiment) -> int:
     done = read_record(run_dir / "done.json")
     if done is not None and done["step"] >= options.num_steps and is_file(run_dir / GENERATOR_FILE):
         log.info("%s: already trained, %d steps; %s", run_dir, done["step"], run_dir / GENERATOR_FILE)
-        return 0
+        return None
     cluster.connect()
     cluster.require_shared_paths({**_paths(experiment), "train.start_from": options.start_from})
     forget_starts(run_dir)
@@ -137,20 +141,19 @@ def run(experiment: Experiment) -> int:
         options.num_steps,
     )
     job = {
-        "experiment": _with_absolute_paths(experiment).model_dump(mode="json"),
-        "has_validation": _has_validation(options.validation_clips, shards_dir),
+        "experiment": with_absolute_paths(experiment).model_dump(mode="json"),
+        "has_validation": has_validation(options.validation_clips, shards_dir),
         "run_dir": str(run_dir),
         "shards_dir": shards_dir,
         "device": device,
         "precision": precision,
     }
     try:
-        fault = _fit(job, options, device, can_grow=can_grow)
+        fault = _run_workers(job, options, device, can_grow=can_grow)
     except ray.train.TrainingFailedError as error:
         fault = f"{_cause(error)}; the same command goes on from the last checkpoint"
     if fault is not None:
-        log.error("training stopped: %s", fault)
-        return 1
+        return f"training stopped: {fault}"
     try:
         last = state_path(run_dir, find_checkpoints(run_dir)[-1])
         with on_this_machine(last) as path, published(run_dir / GENERATOR_FILE) as temporary:
@@ -158,13 +161,32 @@ def run(experiment: Experiment) -> int:
             save_generator(temporary, load_generator(path))
         write_record(run_dir / "done.json", {"step": step})
     except StorageError as error:
-        log.error("all steps are done, but: %s; the same command goes on", error)
-        return 1
+        return f"all steps are done, but: {error}; the same command goes on"
     log.info("trained to step %d; the generator: %s", step, run_dir / GENERATOR_FILE)
-    return 0
+    return None
 
 
-def _fit(job: dict[str, Any], options: TrainSection, device: str, *, can_grow: bool) -> str | None:
+def check_request(experiment: Experiment) -> tuple[GeneratorConfig, ShardIndex]:
+    """The network and the shards that a training takes, once all is checked that can be without a cluster.
+
+    Raises:
+        SttnError: the request itself is wrong.
+    """
+    check(experiment)
+    use_endpoint(experiment.storage.endpoint_url)
+    shards_dir = str(absolute(experiment.shards.dir or ""))
+    config = _generator_config(experiment)
+    index = read_index(shards_dir, "train")
+    if (index.width, index.height) != (config.width, config.height):
+        raise ConfigError(
+            f"{shards_dir}: its frames are {index.width}x{index.height}, model.preset={experiment.model.preset} takes "
+            f"{config.width}x{config.height}; build shards of that size, or choose another preset"
+        )
+    crop_size(experiment, index)
+    return config, index
+
+
+def _run_workers(job: dict[str, Any], options: TrainSection, device: str, *, can_grow: bool) -> str | None:
     """Run the workers until all steps are done; returns what else made them stop."""
     with tempfile.TemporaryDirectory(prefix="sttn-ray-", ignore_cleanup_errors=True) as folder:
         trainer = ray.train.torch.TorchTrainer(
@@ -194,7 +216,7 @@ def _fit(job: dict[str, Any], options: TrainSection, device: str, *, can_grow: b
         return fault
 
 
-def _with_absolute_paths(experiment: Experiment) -> Experiment:
+def with_absolute_paths(experiment: Experiment) -> Experiment:
     """Ray's workers have a folder of their own."""
     start, cache = experiment.train.start_from, experiment.storage.cache_dir
     sections = {
@@ -204,7 +226,8 @@ def _with_absolute_paths(experiment: Experiment) -> Experiment:
     return experiment.model_copy(update=sections)
 
 
-def _has_validation(num_clips: int, shards_dir: str) -> bool:
+def has_validation(num_clips: int, shards_dir: str) -> bool:
+    """Whether there are clips to validate on, and any are wanted."""
     try:
         return bool(num_clips) and bool(read_index(shards_dir, "validation").clips)
     except ShardError:
@@ -377,7 +400,12 @@ def _generator_config(experiment: Experiment) -> GeneratorConfig:
     return replace(PRESETS[experiment.model.preset], mask_keys=experiment.model.mask_keys)
 
 
-def _check(experiment: Experiment) -> None:
+def check(experiment: Experiment) -> None:
+    """Refuse settings of a training that do not go together.
+
+    Raises:
+        ConfigError: all faults, one a line.
+    """
     faults = [f"{name}: is missing" for name, value in _paths(experiment).items() if not value]
     options = experiment.train
     if options.batch_size % options.num_workers:

@@ -59,7 +59,7 @@ def test_a_path_with_spaces_stays_one_word(program: FakeProgram) -> None:
     assert program.words["inpaint"] == ["inpaint.video=my film.mp4", "inpaint.mask=my logo.png"]
 
 
-@pytest.mark.parametrize("name", ["build-shards", "train", "demo"])
+@pytest.mark.parametrize("name", ["build-shards", "train", "tune", "demo"])
 def test_other_programs_get_all_their_words(program: FakeProgram, name: str) -> None:
     assert command.main([name, "--help", "run.seed=3"]) == 7
     assert program.words == {name: ["--help", "run.seed=3"]}

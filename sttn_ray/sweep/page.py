@@ -1,0 +1,121 @@
+"""The page of a sweep: pictures and a table of its trials."""
+
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from sttn_ray.paths import StoragePath
+from sttn_ray.report.chart import line_chart
+from sttn_ray.report.page import write_page
+from sttn_ray.storage import published
+from sttn_ray.sweep.charts import Mark, make_scale, parallel_coordinates, scatter
+from sttn_ray.sweep.space import Dimension, as_text
+from sttn_ray.sweep.trials import Trial, best_trial, rank
+
+NUM_CURVES = 7  # as many as there are colors
+
+
+def write_sweep_page(
+    run_dir: StoragePath, trials: Sequence[Trial], dimensions: Sequence[Dimension], *, metric: str, num_steps: int
+) -> StoragePath:
+    """Write report/index.html below a sweep's folder; returns its path.
+
+    Args:
+        run_dir: of the sweep.
+        trials: their records.
+        dimensions: what was searched.
+        metric: the objective, as it was asked for.
+        num_steps: of a whole trial.
+    """
+    best = best_trial(trials)
+    marks = [_mark(trial, is_best=trial is best) for trial in trials]
+    scales = {
+        d.key: make_scale(
+            [trial["values"][d.key] for trial in trials],
+            is_log=d.kind == "loguniform",
+            are_options=d.kind in ("choice", "grid"),
+        )
+        for d in dimensions
+    }
+    charts = [
+        parallel_coordinates(marks, scales, objective=metric),
+        *(scatter(marks, key, scale, objective=metric) for key, scale in scales.items()),
+        line_chart(_curves(trials), title=f"The best {NUM_CURVES} over their steps", x_label="step", y_label=metric),
+    ]
+    page = run_dir / "report" / "index.html"
+    with tempfile.TemporaryDirectory(prefix="sttn-ray-") as folder, published(page) as temporary:
+        written = write_page(
+            Path(folder),
+            title=f"Sweep: {metric}",
+            text=_text(trials, best, num_steps=num_steps),
+            charts=charts,
+            table=_table(trials, best, [d.key for d in dimensions]),
+            sections=[],
+            sheets=[],
+        )
+        shutil.copyfile(written, temporary)
+    return page
+
+
+def _text(trials: Sequence[Trial], best: Trial | None, *, num_steps: int) -> str:
+    counts = {status: sum(trial["status"] == status for trial in trials) for status in ("done", "stopped", "failed")}
+    told = [f"{len(trials)} trials: " + ", ".join(f"{count} {status}" for status, count in counts.items()) + "."]
+    if best is not None:
+        last = best["reports"][-1]
+        told.append(f"The best is {best['trial']}, {last['objective']:.4g} at step {last['step']}.")
+    told.append(
+        f"Done are those that were trained to step {num_steps}; stopped ones (empty circles) were measured earlier, "
+        "which is part of why they lie lower. The better a trial, the bluer its line; orange: the best; dashed: "
+        "failed. Rest the pointer on a line or a circle to see which it is."
+    )
+    return " ".join(told)
+
+
+def _mark(trial: Trial, *, is_best: bool) -> Mark:
+    return Mark(
+        name=trial["trial"],
+        values=trial["values"],
+        objective=trial["reports"][-1]["objective"] if trial["reports"] else None,
+        is_whole=trial["status"] == "done",
+        is_best=is_best,
+        has_failed=trial["status"] == "failed",
+    )
+
+
+def _curves(trials: Sequence[Trial]) -> Mapping[str, Sequence[tuple[float, float]]]:
+    ranked = sorted(trials, key=rank, reverse=True)[:NUM_CURVES]
+    return {
+        trial["trial"]: sorted((report["step"], report["objective"]) for report in trial["reports"])
+        for trial in ranked
+        if trial["reports"]
+    }
+
+
+def _table(trials: Sequence[Trial], best: Trial | None, keys: Sequence[str]) -> list[list[str]]:
+    rows = [["trial", "status", "step", "objective", *keys, "seconds", "notes"]]
+    for trial in sorted(trials, key=rank, reverse=True):
+        last = trial["reports"][-1] if trial["reports"] else None
+        rows.append(
+            [
+                trial["trial"] + (" (best)" if trial is best else ""),
+                trial["status"],
+                str(last["step"]) if last else "",
+                f"{last['objective']:.4g}" if last else "",
+                *(as_text(trial["values"][key]) for key in keys),
+                f"{sum(report['seconds'] for report in trial['reports']):.0f}",
+                _notes(trial),
+            ]
+        )
+    return rows
+
+
+def _notes(trial: Trial) -> str:
+    notes = [
+        f"from {generation['origin']['trial']} at step {generation['origin']['step']}"
+        for generation in trial["generations"]
+        if generation["origin"]
+    ]
+    if trial["status"] == "failed":
+        notes.append(trial["reason"].splitlines()[0])
+    return "; ".join(notes)
