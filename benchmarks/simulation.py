@@ -3,9 +3,9 @@
 A bulk run goes as `pipelines.inpaint` does. All files are there at its start. A plan task reads a few of them on a CPU
 core, and their segments then wait for the network; a process completes one segment after another, and begins no
 further one while too many wait to be encoded; an encode task takes a core, which also publishes the file if that was
-its last segment. Cores plan first, as long as few segments wait for the network. The driver starts one task after
-another. A node that is killed takes with it what runs there and the predictions that still wait there to be encoded;
-what is recorded stays. The head node lives.
+its last segment. Where planning and encoding wait for cores, each gets half of them; planning is not held back, since
+its rows are small. The driver starts one task after another. A node that is killed takes with it what runs there and
+the predictions that still wait there to be encoded; what is recorded stays. The head node lives.
 
 Plain Python: no Ray, no clock but the simulated one. A run of a hundred thousand files has about a million events.
 """
@@ -78,17 +78,17 @@ class Cluster:
         processes: that complete, on each.
         cores: of each, beside those that its processes take.
         dispatch_s: of the driver, for each task.
-        waiting_per_slot: segments that may wait for each process, and for each core, before the step ahead pauses.
+        waiting_per_core: completed segments that may wait for each core before no further one is begun.
     """
 
     num_nodes: int
     processes: int
     cores: int
     dispatch_s: float = 0.0
-    waiting_per_slot: int = 2
+    waiting_per_core: int = 2
 
     def __post_init__(self) -> None:
-        if min(self.num_nodes, self.processes, self.cores, self.waiting_per_slot) < 1:
+        if min(self.num_nodes, self.processes, self.cores, self.waiting_per_core) < 1:
             raise ValueError(f"expected at least one of each: {self}")
 
 
@@ -230,9 +230,8 @@ class _ArchiveRun:
         self._running: list[set[_Task]] = [set() for _ in nodes]
         self._free_processes = [node for node in nodes for _ in range(cluster.processes)]
         self._free_cores = [node for node in nodes for _ in range(cluster.cores)]
-        self._most_to_complete = cluster.waiting_per_slot * len(self._free_processes)
-        self._most_to_encode = cluster.waiting_per_slot * len(self._free_cores)
-        self._in_plans = 0  # files that are being planned, each of one segment or more
+        self._most_to_encode = cluster.waiting_per_core * len(self._free_cores)
+        self._num_plans = self._num_encodings = 0  # that run, the latter with those that publish
         self._driver_free_s = 0.0
         self._worked_s = {_PLAN: 0.0, _COMPLETE: 0.0, _ENCODE: 0.0, _PUBLISH: 0.0}
         self._lost_s = 0.0
@@ -281,22 +280,23 @@ class _ArchiveRun:
             self._expect(kill[0], _KILL, kill[1])
 
     def _begin_all(self, now: float) -> None:
-        self._begin_plans(now)
-        while self._to_encode and self._free_cores:
-            self._begin(self._to_encode.popleft(), self._free_cores.pop(), now)
+        while self._free_cores and (self._to_plan or self._to_encode):
+            is_plan = not self._to_encode or (bool(self._to_plan) and self._num_plans <= self._num_encodings)
+            self._begin((self._to_plan if is_plan else self._to_encode).popleft(), self._free_cores.pop(), now)
         while self._to_complete and self._free_processes and len(self._to_encode) < self._most_to_encode:
             self._begin(self._to_complete.popleft(), self._free_processes.pop(), now)
-        self._begin_plans(now)
-
-    def _begin_plans(self, now: float) -> None:
-        while self._to_plan and self._free_cores and len(self._to_complete) + self._in_plans < self._most_to_complete:
-            self._in_plans += self._archive.files_per_task
-            self._begin(self._to_plan.popleft(), self._free_cores.pop(), now)
 
     def _begin(self, task: _Task, node: int, now: float) -> None:
         self._begun += 1
+        self._count(task.step, 1)
         self._driver_free_s = max(now, self._driver_free_s) + self._cluster.dispatch_s
         self._run(task, node, self._driver_free_s)
+
+    def _count(self, step: int, change: int) -> None:
+        if step == _PLAN:
+            self._num_plans += change
+        elif step != _COMPLETE:
+            self._num_encodings += change
 
     def _run(self, task: _Task, node: int, start_s: float) -> None:
         task.node, task.began_s, task.seconds = node, start_s, self._seconds(task)
@@ -318,13 +318,13 @@ class _ArchiveRun:
         node = task.node
         self._running[node].discard(task)
         self._worked_s[task.step] += task.seconds
+        self._count(task.step, -1)
         if task.step == _COMPLETE:
             self._free_processes.append(node)
             task.step, task.home = _ENCODE, node
             self._to_encode.append(task)
             return
         if task.step == _PLAN:
-            self._in_plans -= self._archive.files_per_task
             for file in range(task.file, min(task.file + self._archive.files_per_task, len(self._left))):
                 self._to_complete.extend(_Task(_COMPLETE, file, number) for number in range(self._left[file]))
         elif task.step == _ENCODE:
@@ -333,6 +333,7 @@ class _ArchiveRun:
             assert self._left[task.file] >= 0, f"a segment of file {task.file} was recorded twice"
             if not self._left[task.file]:
                 task.step = _PUBLISH
+                self._count(task.step, 1)
                 self._run(task, node, now)  # in the same task
                 return
         else:
@@ -348,6 +349,7 @@ class _ArchiveRun:
         self._free_cores = [free for free in self._free_cores if free != node]
         for task in sorted(self._running[node], key=lambda task: (task.file, task.number)):
             task.is_lost = True
+            self._count(task.step, -1)
             done_s = max(0.0, now - task.began_s)
             self._worked_s[task.step] += done_s
             self._lose(_Task(task.step, task.file, task.number, task.home), done_s)
@@ -366,9 +368,7 @@ class _ArchiveRun:
         """Queue a task again, ahead of others; seconds were worked in vain."""
         self._repeated += 1
         self._lost_s += seconds
-        if task.step == _PLAN:
-            self._in_plans -= self._archive.files_per_task
-        elif task.step == _ENCODE and not self._is_up[task.home]:
+        if task.step == _ENCODE and not self._is_up[task.home]:
             self._repeated += 1
             self._lost_s += self._seconds_to_complete(task)
             task.step = _COMPLETE

@@ -341,7 +341,7 @@ def _training_cells(row: Row) -> list[object]:
 
 def _time(seconds: float) -> str:
     hours = seconds / 3600
-    return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.1f} days"
+    return f"{hours:.1f} h" if hours < 72 else f"{hours / 24:.1f} days"
 
 
 def _table(head: Sequence[object], rows: Sequence[Sequence[object]]) -> str:

@@ -94,7 +94,7 @@ def test_steps_run_beside_one_another():
 
 
 def test_a_slow_encoder_holds_the_network_back():
-    given, on = rates(network_s=0.01, encode_s=0.1), cluster(waiting_per_slot=1)
+    given, on = rates(network_s=0.01, encode_s=0.1), cluster(waiting_per_core=1)
     outcome = simulate(files(*[100] * 20), given, on, (100.5, 0))
     # Killed at 100.5, when nine are recorded, one is being encoded, and one waits: no more of them were completed.
     assert outcome.repeated == 3
@@ -110,9 +110,16 @@ def test_the_driver_starts_one_task_after_another():
 def test_a_plan_of_several_files_gives_its_segments_at_its_end():
     archive = Archive(frames=[100] * 4, segment_frames=100, files_per_task=2)
     given = rates(plan_s=0.1, network_s=0.01)
-    assert simulate(archive, given, cluster(processes=2, cores=2)).seconds == pytest.approx(20 + 2)
-    # One process has enough to do with the first two: the others are planned when it has begun.
-    assert simulate(archive, given, cluster(cores=2)).seconds == pytest.approx(20 + 20 + 2)
+    assert simulate(archive, given, cluster(cores=2)).seconds == pytest.approx(20 + 4)
+    assert simulate(archive, given, cluster(cores=1)).seconds == pytest.approx(20 + 20 + 2)
+
+
+def test_planning_and_encoding_share_the_cores():
+    """Two cores: one plans ten seconds a file, and the other encodes eight seconds a segment, until all is planned."""
+    outcome = simulate(files(*[100] * 20), rates(plan_s=0.1, encode_s=0.08), cluster(cores=2))
+    # Both plan until 10; then one plans the other 18 until 190, and the other core keeps up.
+    assert outcome.seconds == pytest.approx(190, abs=8)
+    assert outcome.core_share > 0.9
 
 
 # A segment
