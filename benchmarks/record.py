@@ -18,9 +18,17 @@ import sttn_ray
 
 
 def parse_arguments(
-    doc: str, argv: Sequence[str] | None = None, *, paths: Mapping[str, str] | None = None
+    doc: str,
+    argv: Sequence[str] | None = None,
+    *,
+    paths: Mapping[str, str] | None = None,
+    numbers: Mapping[str, tuple[float | None, str]] | None = None,
 ) -> argparse.Namespace:
-    """The flags of a benchmark; `paths` names those of its own that take a path, each with its help."""
+    """The flags of a benchmark.
+
+    `paths` names those of its own that take a path, each with its help; `numbers` those that take a number, each with
+    its default and help.
+    """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--media", type=Path, help="folder of videos to measure on (default: made frames)")
     parser.add_argument("--quick", action="store_true", help="fewer and smaller runs: whether it works, not how fast")
@@ -28,6 +36,8 @@ def parse_arguments(
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="math threads")
     for name, text in (paths or {}).items():
         parser.add_argument(f"--{name}", type=Path, help=text)
+    for name, (default, text) in (numbers or {}).items():
+        parser.add_argument(f"--{name}", type=float, default=default, help=text)
     return parser.parse_args(argv)
 
 

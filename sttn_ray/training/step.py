@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -121,6 +121,10 @@ def _predict(generator: nn.Module, part: _Part, settings: StepSettings) -> Tenso
 
 
 def _judge(discriminator: nn.Module, frames: Tensor, settings: StepSettings) -> Tensor:
+    # torch 2.13 gives the weights of a 3D convolution a wrong gradient, or one that is not finite, for two frames in bf16
+    # on a CPU; for one, three and more it is right.
+    if frames.device.type == "cpu" and frames.shape[1] == 2:
+        settings = replace(settings, precision="fp32")
     with _autocast(frames, settings):
         logits: Tensor = discriminator(frames)
     return logits.to(frames.dtype)
