@@ -121,8 +121,8 @@ def _predict(generator: nn.Module, part: _Part, settings: StepSettings) -> Tenso
 
 
 def _judge(discriminator: nn.Module, frames: Tensor, settings: StepSettings) -> Tensor:
-    # torch 2.13 gives the weights of a 3D convolution a wrong gradient, or one that is not finite, for two frames in bf16
-    # on a CPU; for one, three and more it is right.
+    # On a CPU torch 2.13 gives the weights of a 3D convolution over two frames a wrong gradient in bf16, or one that is
+    # not finite; over one, three and more it is right.
     if frames.device.type == "cpu" and frames.shape[1] == 2:
         settings = replace(settings, precision="fp32")
     with _autocast(frames, settings):
