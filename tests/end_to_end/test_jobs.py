@@ -131,6 +131,18 @@ def test_shards_are_built_and_videos_inpainted_by_jobs(head: Head, tmp_path: Pat
     assert row["status"] == "done"
 
 
+def test_a_sweep_is_a_job(head: Head, training_shards: Path, tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text("tune: {scheduler: fifo, space: {train.hole_weight: 'grid(1, 3)'}}")
+    part = ("train.num_steps=2", "train.crop_width=96", "train.crop_height=48")
+    swept = head.submit(
+        "sttn_ray.tune", f"{tmp_path}/space.yaml", *words(training_shards, tmp_path / "sweep", 1, *part)
+    )
+    assert swept.returncode == 0, swept.stdout[-3000:]
+    rows = pq.read_table(tmp_path / "sweep/trials.parquet").to_pylist()
+    assert [(row["status"], row["train.hole_weight"]) for row in rows] == [("done", 1), ("done", 3)]
+    assert (tmp_path / "sweep/best.yaml").is_file()
+
+
 def test_a_relative_path_in_a_job_is_refused(head: Head, tmp_path: Path) -> None:
     make_video(tmp_path / "film.mp4", num_frames=12)
     relative = head.submit("pipelines.build_shards", f"corpus.root={tmp_path}", "shards.dir=shards")
