@@ -8,8 +8,8 @@ network. Both use the full-size network (--quick: the small one) with random wei
 Results: job_over_engine, completed frames a second over completed frames a second, with the least and most over pairs;
 shares, of the seconds that planning, completing and encoding took in a job's processes; film_peak_pss_gb, the most
 memory of the driver and Ray's workers while the longest video of --media (film_frames) alone is done with the small
-network and a hole in its first film_hole_frames, and half_film_peak_pss_gb, with a hole in half as many (neither with
---quick).
+network and a hole in its first film_hole_frames, and film_parts_gb, of each process at that moment; the same as
+half_film with a hole in half as many (neither with --quick).
 """
 
 import csv
@@ -64,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _measure(folder: Path, media: Path | None, threads: int, is_quick: bool) -> tuple[dict[str, Any], dict[str, Any]]:
     videos = videos_in(media)
     results: dict[str, Any] = {}
+    if videos and not is_quick:  # first, while this process is as large as that of a job
+        results |= _film_memory(max(videos, key=lambda path: index_video(str(path)).num_frames), folder, threads)
     preset = "small" if is_quick else "sttn"
     generator = _generator(preset)
     clips = cut_clips(videos, folder / "clips", CLIP_FRAMES)
@@ -91,8 +93,6 @@ def _measure(folder: Path, media: Path | None, threads: int, is_quick: bool) -> 
         "job_seconds_per_frame": [round(job["seconds"] / job["frames"], 3) for job in jobs],
         "shares": jobs[-1]["shares"],
     }
-    if videos and not is_quick:
-        results |= _film_memory(max(videos, key=lambda path: index_video(str(path)).num_frames), folder, threads)
     told = {"preset": preset, "precision": settings.precision, "clips": len(clips), "frames": frames, "pairs": pairs}
     return results, {**told, "quick": is_quick, "media": None if media is None else media.name}
 
@@ -207,6 +207,7 @@ def _film_memory(film: Path, folder: Path, threads: int) -> dict[str, Any]:
             rows = inpaint.build([item], job, _generator("small"), inpaint.Pool(1, threads, None, 1))
             assert any('"done"' in row["outcomes"] for row in rows.iter_rows())
         found[f"{name}_peak_pss_gb"] = round(peak.num_bytes / 1e9, 2)
+        found[f"{name}_parts_gb"] = {part: round(num_bytes / 1e9, 2) for part, num_bytes in peak.parts.items()}
         sys.stderr.write(f"{name}: {found[f'{name}_peak_pss_gb']} GB, {os.cpu_count()} cores\n")
     return found
 
