@@ -2,7 +2,7 @@
 
 The engine completes all frames of some clips in one process on all cores, segment by segment, as `completion` does in a
 job. The job is `pipelines.inpaint` on the same clips: planning, completion, encoding and publishing, on one machine.
-The time of a job counts from its first completed frames to its end, so without Ray's start and the loading of the
+The time of both counts from the first completed frames to the end, so without Ray's start and the loading of the
 network. Both use the full-size network (--quick: the small one) with random weights, and run in turn.
 
 Results: job_over_engine, completed frames a second over completed frames a second, with the least and most over pairs;
@@ -71,26 +71,25 @@ def _measure(folder: Path, media: Path | None, threads: int, is_quick: bool) -> 
     clips = cut_clips(videos, folder / "clips", CLIP_FRAMES)
     settings = inpaint.make_settings(load_experiment([]), "cpu", "")
     engine = Engine(generator, device="cpu", precision=settings.precision, schedule=settings.schedule)
-    start = time.perf_counter()
-    _complete(clips[:1], engine, settings, folder)
-    seconds = time.perf_counter() - start
+    seconds = _complete(clips[:1], engine, settings, folder)["seconds"]
     clips = clips[: 2 if is_quick else max(2, math.ceil(SECONDS / seconds))]
     frames = len(clips) * CLIP_FRAMES
     sys.stderr.write(f"{len(clips)} clips, {frames} frames, {threads} threads\n")
+    alone: list[dict[str, Any]] = []
     jobs: list[dict[str, Any]] = []
     runs = {
-        "engine": lambda: _complete(clips, engine, settings, folder),
+        "engine": lambda: alone.append(_complete(clips, engine, settings, folder)),
         "job": lambda: jobs.append(_run_job(clips, generator, settings, folder / f"job-{len(jobs)}", threads)),
     }
     pairs = 1 if is_quick else 3
-    taken = interleaved(runs, pairs)
-    engine_s = [seconds / frames for seconds in taken["engine"]]
-    spread = ratio(engine_s, [job["seconds"] / job["frames"] for job in jobs])
+    interleaved(runs, pairs)
+    engine_s, job_s = ([run["seconds"] / run["frames"] for run in found] for found in (alone, jobs))
+    spread = ratio(engine_s, job_s)
     results |= {
         "job_over_engine": spread["median"],
         "job_over_engine_spread": [spread["min"], spread["max"]],
         "engine_seconds_per_frame": [round(s, 3) for s in engine_s],
-        "job_seconds_per_frame": [round(job["seconds"] / job["frames"], 3) for job in jobs],
+        "job_seconds_per_frame": [round(s, 3) for s in job_s],
         "shares": jobs[-1]["shares"],
     }
     told = {"preset": preset, "precision": settings.precision, "clips": len(clips), "frames": frames, "pairs": pairs}
@@ -109,12 +108,17 @@ def _items(clips: Sequence[Path], folder: Path) -> list[Item]:
     return read_catalog(str(catalog))
 
 
-def _complete(clips: Sequence[Path], engine: Engine, settings: Settings, folder: Path) -> None:
+def _complete(clips: Sequence[Path], engine: Engine, settings: Settings, folder: Path) -> dict[str, Any]:
+    """Seconds from the first completed frames to the end, and the frames completed in them."""
+    told: list[tuple[float, int]] = []
     for item in _items(clips, folder):
         plan = plan_video(item, settings)
         for segment in range(len(plan.segments)):
-            for _ in complete_segment(plan, segment, engine, settings, lambda frames: None):
+            for _ in complete_segment(
+                plan, segment, engine, settings, lambda frames: told.append((time.perf_counter(), frames))
+            ):
                 pass
+    return {"seconds": time.perf_counter() - told[0][0], "frames": sum(frames for _, frames in told[1:])}
 
 
 def _run_job(
