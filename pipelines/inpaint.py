@@ -128,11 +128,16 @@ def _choose_pool(experiment: Experiment, settings: Settings) -> Pool:
         options.num_actors,
         settings.device,
         options.actor_cpus,
-        max(1, settings.encoder_threads),
+        _video_cpus(settings),
         gpus_per_actor=options.gpus_per_actor,
         can_grow=options.autoscaling,
     )
     return Pool(size, options.actor_cpus, options.gpus_per_actor if settings.device == "cuda" else None, min_size)
+
+
+def _video_cpus(settings: Settings) -> int:
+    """Logical CPUs of a task that decodes and encodes; each takes half a gigabyte too."""
+    return max(1, settings.encoder_threads) * cluster.cpus_per_core()
 
 
 def _spread(num_items: int, count: int) -> list[int]:
@@ -252,9 +257,9 @@ def build(items: Sequence[Item], job: Job, generator: Generator, pool: Pool) -> 
             num_cpus=pool.cpus,
             num_gpus=pool.gpus,
         )
-        # 4. Encode each segment, and publish the video after its last one (1:1). One CPU: decoding, blending and
+        # 4. Encode each segment, and publish the video after its last one (1:1). One core: decoding, blending and
         #    encoding share it.
-        .map(make_encode_fn(job), num_cpus=max(1, job.settings.encoder_threads))
+        .map(make_encode_fn(job), num_cpus=_video_cpus(job.settings))
     )
 
 
