@@ -96,6 +96,12 @@ def _measure(folder: Path, media: Path | None, threads: int, is_quick: bool) -> 
     return results, {**told, "quick": is_quick, "media": None if media is None else media.name}
 
 
+def _pool(settings: Settings, threads: int) -> inpaint.Pool:
+    """One process of the network, on all cores."""
+    video_cpus = cluster.choose_video_cpus(settings.encoder_threads, threads)
+    return inpaint.Pool(size=1, min_size=1, cpus=threads, gpus=None, video_cpus=video_cpus)
+
+
 def _generator(preset: str) -> Generator:
     torch.manual_seed(0)
     return Generator(PRESETS[preset]).eval()  # type: ignore[index]
@@ -130,7 +136,7 @@ def _run_job(
     job = inpaint.Job(settings, str(output), start_progress(), None)
     first, records = _Start(job.progress), _Records(output, items)
     with _polling(first.look, records.look):
-        rows = inpaint.build(items, job, generator, inpaint.Pool(1, threads, None, 1))
+        rows = inpaint.build(items, job, generator, _pool(settings, threads))
         ended = [item for row in rows.iter_rows() for item in unpack_outcomes(row["outcomes"])]
         end = time.perf_counter()
     assert len(ended) == len(clips)
@@ -208,7 +214,7 @@ def _film_memory(film: Path, folder: Path, threads: int) -> dict[str, Any]:
         job = inpaint.Job(settings, str(output), start_progress(), None)
         peak = PeakMemory()
         with peak:
-            rows = inpaint.build([item], job, _generator("small"), inpaint.Pool(1, threads, None, 1))
+            rows = inpaint.build([item], job, _generator("small"), _pool(settings, threads))
             assert any('"done"' in row["outcomes"] for row in rows.iter_rows())
         found[f"{name}_peak_pss_gb"] = round(peak.num_bytes / 1e9, 2)
         found[f"{name}_parts_gb"] = {part: round(num_bytes / 1e9, 2) for part, num_bytes in peak.parts.items()}

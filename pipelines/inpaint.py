@@ -124,20 +124,17 @@ def _choose_device(experiment: Experiment) -> str:
 
 def _choose_pool(experiment: Experiment, settings: Settings) -> Pool:
     options = experiment.run
+    video_cpus = cluster.choose_video_cpus(settings.encoder_threads, options.actor_cpus)
     min_size, size = cluster.choose_num_actors(
         options.num_actors,
         settings.device,
         options.actor_cpus,
-        _video_cpus(settings),
+        video_cpus,
         gpus_per_actor=options.gpus_per_actor,
         can_grow=options.autoscaling,
     )
-    return Pool(size, options.actor_cpus, options.gpus_per_actor if settings.device == "cuda" else None, min_size)
-
-
-def _video_cpus(settings: Settings) -> int:
-    """Logical CPUs of a task that decodes and encodes; each takes half a gigabyte too."""
-    return max(1, settings.encoder_threads) * cluster.cpus_per_core()
+    gpus = options.gpus_per_actor if settings.device == "cuda" else None
+    return Pool(size=size, min_size=min_size, cpus=options.actor_cpus, gpus=gpus, video_cpus=video_cpus)
 
 
 def _spread(num_items: int, count: int) -> list[int]:
@@ -259,7 +256,7 @@ def build(items: Sequence[Item], job: Job, generator: Generator, pool: Pool) -> 
         )
         # 4. Encode each segment, and publish the video after its last one (1:1). One core: decoding, blending and
         #    encoding share it.
-        .map(make_encode_fn(job), num_cpus=_video_cpus(job.settings))
+        .map(make_encode_fn(job), num_cpus=pool.video_cpus)
     )
 
 

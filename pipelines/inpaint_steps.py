@@ -53,13 +53,15 @@ class Job(NamedTuple):
 class Pool(NamedTuple):
     """The processes that run the network: how many, and the CPUs and the share of a GPU, or none, of each.
 
-    They are fewer than `size` at first, but at least `min_size`, where the cluster grows with its work.
+    They are fewer than `size` at first, but at least `min_size`, where the cluster grows with its work. A task that
+    encodes what they complete takes `video_cpus`.
     """
 
     size: int
+    min_size: int
     cpus: int
     gpus: float | None
-    min_size: int
+    video_cpus: int
 
     @property
     def strategy(self) -> ray.data.ActorPoolStrategy:

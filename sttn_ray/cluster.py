@@ -84,6 +84,19 @@ def cpus_per_core() -> int:
     return max(1, cpus // (os.cpu_count() or 1)) if num_nodes() == 1 else 1
 
 
+def choose_video_cpus(threads: int, actor_cpus: int) -> int:
+    """Logical CPUs of a task that decodes and encodes: those of its cores, where a process of the network fits beside.
+
+    Fewer such tasks at once need less memory: one takes half a gigabyte and more.
+
+    Args:
+        threads: of the encoder.
+        actor_cpus: CPUs of a process that runs the network.
+    """
+    room = int(ray.cluster_resources().get("CPU", 0)) - actor_cpus
+    return max(threads, min(threads * cpus_per_core(), room))
+
+
 def head_resource() -> str:
     """The resource that the head node has one of, and that nobody asks for.
 

@@ -77,6 +77,15 @@ def two_gpus() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("two_gpus")
+def test_encoding_takes_whole_cores_where_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement, "cpus_per_core", lambda: 3)
+    assert placement.choose_video_cpus(1, 2) == 3
+    assert placement.choose_video_cpus(2, 2) == 4  # of six, beside a process of two
+    assert placement.choose_video_cpus(1, 5) == 1
+    assert placement.choose_video_cpus(2, 6) == 2  # there is no room at all, which is refused with these numbers
+
+
+@pytest.mark.usefixtures("two_gpus")
 def test_processes_share_gpus_by_the_share_they_ask_for() -> None:
     assert placement.choose_device("auto") == "cuda"
     choose = placement.choose_num_actors
