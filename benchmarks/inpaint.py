@@ -34,11 +34,11 @@ from benchmarks.record import interleaved, parse_arguments, ratio, write_result
 from pipelines import inpaint
 from pipelines.progress import start_progress
 from sttn_ray import cluster
+from sttn_ray.catalog.complete import complete_segment
 from sttn_ray.catalog.items import Item, read_catalog
 from sttn_ray.catalog.manifest import unpack_outcomes
 from sttn_ray.catalog.plan import Settings, plan_video
 from sttn_ray.catalog.records import ItemDir
-from sttn_ray.catalog.segments import complete_segment
 from sttn_ray.completion.engine import Engine
 from sttn_ray.config import load_experiment
 from sttn_ray.model.generator import PRESETS, Generator

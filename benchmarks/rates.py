@@ -26,11 +26,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.clips import FPS, videos_in, write_silent
 from pipelines.inpaint import make_settings
+from sttn_ray.catalog.complete import complete_segment
 from sttn_ray.catalog.items import single_item
 from sttn_ray.catalog.plan import Plan, Settings, plan_video
 from sttn_ray.catalog.publish import publish_if_complete
 from sttn_ray.catalog.records import ItemDir
-from sttn_ray.catalog.segments import complete_segment, write_segment
+from sttn_ray.catalog.segments import write_segment
 from sttn_ray.completion import schedule as windows
 from sttn_ray.completion.engine import Engine
 from sttn_ray.completion.schedule import Schedule, Shot

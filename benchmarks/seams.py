@@ -35,11 +35,12 @@ from PIL import Image
 from benchmarks.clips import cut_clips, videos_in, write_silent
 from benchmarks.record import parse_arguments, write_result
 from pipelines.inpaint import make_settings
+from sttn_ray.catalog.complete import complete_segment, start_engine
 from sttn_ray.catalog.items import Item
 from sttn_ray.catalog.plan import Plan, Settings, plan_video
 from sttn_ray.catalog.publish import publish_if_complete
 from sttn_ray.catalog.records import ItemDir
-from sttn_ray.catalog.segments import complete_segment, start_engine, write_segment
+from sttn_ray.catalog.segments import write_segment
 from sttn_ray.completion.engine import Engine
 from sttn_ray.completion.regions import Box
 from sttn_ray.config import load_experiment

@@ -39,8 +39,9 @@ from sttn_ray.paths import StoragePath, abort_uploads, absolute, on_this_machine
 from sttn_ray.program import run_program
 from sttn_ray.storage import file_sha256
 
+from .inpaint_completer import Completer
 from .inpaint_preview import dry_run, write_preview
-from .inpaint_steps import FAILED, Completer, Job, Pool, make_encode_fn, make_plan_fn
+from .inpaint_steps import FAILED, Job, Pool, make_encode_fn, make_plan_fn
 from .progress import ProgressLine, prepare_data, start_progress
 
 log = logging.getLogger(__name__)

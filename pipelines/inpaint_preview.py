@@ -14,13 +14,13 @@ import numpy as np
 import ray
 
 from sttn_ray.catalog.attempts import attempt
+from sttn_ray.catalog.complete import complete_segment, start_engine
 from sttn_ray.catalog.estimate import describe_estimate, estimate_job, plan_facts
 from sttn_ray.catalog.items import Item
 from sttn_ray.catalog.plan import Plan, Settings, input_stats, plan_video
 from sttn_ray.catalog.preview import displayed_frame, make_preview, preview_frames
 from sttn_ray.catalog.publish import outcome_if_current
 from sttn_ray.catalog.records import ItemDir
-from sttn_ray.catalog.segments import complete_segment, start_engine
 from sttn_ray.errors import ConfigError, SttnError, failed_outcome
 from sttn_ray.model.generator import Generator
 from sttn_ray.paths import StoragePath

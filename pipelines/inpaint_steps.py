@@ -1,4 +1,7 @@
-"""What each operator of `pipelines.inpaint` does to its rows; the chain of them stands there."""
+"""What each operator of `pipelines.inpaint` does to its rows; the chain of them stands there.
+
+Without torch, which only the processes of the network load: for that operator see `inpaint_completer`.
+"""
 
 import json
 import time
@@ -20,11 +23,11 @@ from sttn_ray.catalog.publish import (
     publish_if_complete,
 )
 from sttn_ray.catalog.records import ItemDir
-from sttn_ray.catalog.segments import complete_segment, start_engine, write_segment
+from sttn_ray.catalog.segments import write_segment
 from sttn_ray.errors import ConfigError, StorageError, failed_outcome
 from sttn_ray.memory import give_back_memory
 
-from .gauges import busy, count_bytes, timed
+from .gauges import count_bytes, timed
 
 FAILED = ("failed", "quarantined")
 Row = dict[str, Any]
@@ -86,7 +89,7 @@ class _Todo(NamedTuple):
 
 
 _NOTHING = _Todo("", {})
-_PENDING = pending_outcome("not begun within inpaint.max_hours; the same command goes on")
+NOT_BEGUN = pending_outcome("not begun within inpaint.max_hours; the same command goes on")
 _BLANK: Row = {
     **{"item": -1, "output_name": "", "segment": -1, "frames": 0, "plan_hash": ""},
     **{"outcomes": "", "samples": [b""], "completion": {"node": "", "began_s": 0.0, "seconds": 0.0}},
@@ -126,7 +129,7 @@ def _plan(item: Item, number: int, job: Job) -> tuple[_Todo, Row | None]:
         if item.fault is not None:
             raise ConfigError(item.fault)
         if job.is_over:
-            return _NOTHING, _PENDING
+            return _NOTHING, NOT_BEGUN
         inputs = input_stats(item.video, item.mask, item.boxes)
         with attempt(item_dir, "plan", this_place()), timed("plan"):
             todo, outcome = _plan_item(item, item_dir, inputs, job.settings)
@@ -161,49 +164,6 @@ def _plan_item(item: Item, item_dir: ItemDir, inputs: list[Any], settings: Setti
     return _Todo(plan.plan_hash, frames), None if frames else publish_if_complete(item_dir, plan)
 
 
-class Completer:
-    """A network that completes segments.
-
-    Reads output_name, segment; adds samples, a list with the packed prediction of each frame, and completion, what is
-    recorded of it: the node, when it began (seconds since 1970), and how many seconds it took.
-    """
-
-    def __init__(self, generator: ray.ObjectRef, job: Job, threads: int) -> None:
-        self._engine, self._job = start_engine(ray.get(generator), job.settings, threads=threads), job
-
-    def __call__(self, row: Row) -> Row:
-        if row["outcomes"]:
-            return row
-        if self._job.is_over:
-            return row | _ended(row["item"], _PENDING)
-        item_dir = ItemDir(self._job.output_dir, row["output_name"])
-        began_s = time.time()
-        plan = None
-        try:
-            plan = _plan_of(row, item_dir)
-            if plan is None:
-                return row | {"plan_hash": ""}
-            if item_dir.read_segment(row["segment"], plan.plan_hash) is not None:
-                return row  # Ray runs a task again whose result was lost with its node
-            with attempt(item_dir, f"complete-{row['segment']:05d}", this_place()), busy(), timed("complete"):
-                samples = list(
-                    complete_segment(plan, row["segment"], self._engine, self._job.settings, self._count_completed)
-                )
-        except Exception as error:  # noqa: BLE001 -- this operator's one boundary
-            return row | _ended(row["item"], _end(item_dir, row["item"], "complete", error, plan, self._job))
-        finally:
-            give_back_memory()
-        completion = {
-            "node": ray.get_runtime_context().get_node_id(),
-            "began_s": began_s,
-            "seconds": time.time() - began_s,
-        }
-        return row | {"samples": samples, "completion": completion}
-
-    def _count_completed(self, frames: int) -> None:
-        self._job.progress.add.remote("completed", frames)
-
-
 def make_encode_fn(job: Job) -> Callable[[Row], Row]:
     """Rows of completed segments to rows of recorded ones; drops samples.
 
@@ -218,7 +178,7 @@ def make_encode_fn(job: Job) -> Callable[[Row], Row]:
         step = "encode"
         plan = None
         try:
-            plan = _plan_of(row, item_dir)
+            plan = current_plan(row, item_dir)
             if plan is None:
                 return row
             with attempt(item_dir, f"encode-{row['segment']:05d}", this_place()):
@@ -231,7 +191,7 @@ def make_encode_fn(job: Job) -> Callable[[Row], Row]:
                 with timed("publish"):
                     outcome = publish_if_complete(item_dir, plan)
         except Exception as error:  # noqa: BLE001 -- this operator's one boundary
-            return row | _ended(row["item"], _end(item_dir, row["item"], step, error, plan, job))
+            return row | ended(row["item"], end_segment(item_dir, row["item"], step, error, plan, job))
         finally:
             give_back_memory()
         if outcome is None:
@@ -239,16 +199,17 @@ def make_encode_fn(job: Job) -> Callable[[Row], Row]:
         count_bytes("read", outcome["source_bytes"])
         count_bytes("written", outcome["num_bytes"])
         job.progress.finish.remote(row["item"], outcome["status"])
-        return row | _ended(row["item"], outcome)
+        return row | ended(row["item"], outcome)
 
     return encode
 
 
-def _ended(item: int, outcome: Row) -> Row:
+def ended(item: int, outcome: Row) -> Row:
+    """The column that ends a video."""
     return {"outcomes": pack_outcomes({item: outcome})}
 
 
-def _end(item_dir: ItemDir, item: int, step: str, error: Exception, plan: Plan | None, job: Job) -> Row:
+def end_segment(item_dir: ItemDir, item: int, step: str, error: Exception, plan: Plan | None, job: Job) -> Row:
     """The outcome of a segment that failed: its video's, or what another task has made of the video meanwhile.
 
     That one deletes the work files, also those that this one was busy with.
@@ -270,7 +231,7 @@ def _fail(item_dir: ItemDir | None, item: int, step: str, error: Exception, inpu
     return outcome
 
 
-def _plan_of(row: Row, item_dir: ItemDir) -> Plan | None:
+def current_plan(row: Row, item_dir: ItemDir) -> Plan | None:
     """The plan that a row's segment belongs to; None where there is nothing left to do for it.
 
     The video may have failed, or another driver may have published it, or planned it anew for a changed source.

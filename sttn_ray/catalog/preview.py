@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from sttn_ray.catalog.complete import complete_segment
 from sttn_ray.catalog.plan import Plan, Settings
-from sttn_ray.catalog.segments import complete_segment
 from sttn_ray.completion.compositing import paste_samples
 from sttn_ray.completion.engine import Engine
 from sttn_ray.masks.hole import make_hole

@@ -4,6 +4,8 @@ Imports are read from the source, so those inside functions count too.
 """
 
 import ast
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,6 +65,13 @@ def test_only_the_command_knows_the_programs() -> None:
 def test_parts_do_not_import_ray_by_way_of_another_module() -> None:
     wiring = {path.removesuffix(".py").replace("/", ".") for path in RAY_IMPORTERS}
     assert importers_of(wiring, "sttn_ray") <= RAY_IMPORTERS | {"sttn_ray/command.py"}
+
+
+def test_planning_and_encoding_go_without_torch() -> None:
+    """It takes nearly 0.2 GB of every process, of which there are as many as cores."""
+    told = "import sys, pipelines.inpaint_steps; print('torch' in sys.modules, 'ray' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", told], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["False", "True"]
 
 
 def test_the_wheel_holds_every_package() -> None:

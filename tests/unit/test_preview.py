@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from sttn_ray.catalog.complete import complete_segment
 from sttn_ray.catalog.items import single_item
 from sttn_ray.catalog.plan import Plan, plan_video
 from sttn_ray.catalog.preview import displayed_frame, make_preview, preview_frames
-from sttn_ray.catalog.segments import complete_segment
 from sttn_ray.completion.engine import Engine
 from sttn_ray.completion.schedule import Schedule
 from sttn_ray.errors import StorageError
