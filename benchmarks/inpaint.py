@@ -207,7 +207,9 @@ def _film_memory(film: Path, folder: Path, threads: int) -> dict[str, Any]:
     found: dict[str, Any] = {"film_frames": len(times_s), "film_hole_frames": HOLE_FRAMES}
     for name, count in (("half_film", HOLE_FRAMES // 2), ("film", HOLE_FRAMES)):
         box = f"{BOX}@0-{times_s[min(count, len(times_s) - 1)]:.3f}"
-        peak = _job_memory(Item(video=str(film.absolute()), mask=None, boxes=box, output="film"), folder / name, threads)
+        peak = _job_memory(
+            Item(video=str(film.absolute()), mask=None, boxes=box, output="film"), folder / name, threads
+        )
         found[f"{name}_peak_pss_gb"] = round(peak.num_bytes / 1e9, 2)
         found[f"{name}_parts_gb"] = {part: round(num_bytes / 1e9, 2) for part, num_bytes in peak.parts.items()}
         sys.stderr.write(f"{name}: {found[f'{name}_peak_pss_gb']} GB, {os.cpu_count()} cores\n")
