@@ -17,6 +17,7 @@ from ray._common.utils import reset_ray_address  # what `ray stop` does
 
 from sttn_ray.model.generator import Generator, GeneratorConfig
 from sttn_ray.model.weights import save_generator
+from sttn_ray.sweep.trials import read_trials
 from tests.media import make_video
 from tests.processes import ROOT, descendants, wait_until
 from tests.store import free_port
@@ -85,6 +86,10 @@ def _answers(url: str) -> bool:
     return True
 
 
+def training_workers(head: Head) -> list[str]:
+    return [command for _, command in descendants(head.pid) if "RayTrainWorker" in command]
+
+
 def test_who_has_no_token_is_refused(head: Head) -> None:
     stranger = {**head.environment, "RAY_AUTH_MODE": "disabled"}
     stranger.pop("RAY_AUTH_TOKEN_PATH")
@@ -101,11 +106,7 @@ def test_a_training_is_submitted_stopped_and_submitted_again(head: Head, trainin
     wait_until(lambda: has_checkpoint(run_dir), "a checkpoint", seconds=240)
     stopped = head.ray("stop", "first")
     assert stopped.returncode == 0, stopped.stderr
-
-    def workers() -> list[str]:
-        return [command for _, command in descendants(head.pid) if "RayTrainWorker" in command]
-
-    wait_until(lambda: not workers(), "the workers' end", seconds=60)
+    wait_until(lambda: not training_workers(head), "the workers' end", seconds=60)
     done = head.submit(*request)
     assert done.returncode == 0, done.stdout[-3000:]
     assert "going on from step" in done.stdout
@@ -131,16 +132,22 @@ def test_shards_are_built_and_videos_inpainted_by_jobs(head: Head, tmp_path: Pat
     assert row["status"] == "done"
 
 
-def test_a_sweep_is_a_job(head: Head, training_shards: Path, tmp_path: Path) -> None:
+def test_a_sweep_is_submitted_stopped_and_submitted_again(head: Head, training_shards: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "sweep"
     (tmp_path / "space.yaml").write_text("tune: {scheduler: fifo, space: {train.hole_weight: 'grid(1, 3)'}}")
-    part = ("train.num_steps=2", "train.crop_width=96", "train.crop_height=48")
-    swept = head.submit(
-        "sttn_ray.tune", f"{tmp_path}/space.yaml", *words(training_shards, tmp_path / "sweep", 1, *part)
-    )
+    part = ("train.num_steps=2", "train.crop_width=96", "train.crop_height=48", "tune.max_concurrent=1")
+    request = ["sttn_ray.tune", f"{tmp_path}/space.yaml", *words(training_shards, run_dir, 1, *part)]
+    assert head.submit(*request, name="sweep").returncode == 0
+    wait_until(lambda: "done" in {trial["status"] for trial in read_trials(run_dir)}, "a trial", seconds=240)
+    (first,) = [trial for trial in read_trials(run_dir) if trial["status"] == "done"]
+    assert head.ray("stop", "sweep").returncode == 0
+    wait_until(lambda: not training_workers(head), "the workers' end", seconds=60)
+    swept = head.submit(*request)
     assert swept.returncode == 0, swept.stdout[-3000:]
-    rows = pq.read_table(tmp_path / "sweep/trials.parquet").to_pylist()
+    rows = pq.read_table(run_dir / "trials.parquet").to_pylist()
     assert [(row["status"], row["train.hole_weight"]) for row in rows] == [("done", 1), ("done", 3)]
-    assert (tmp_path / "sweep/best.yaml").is_file()
+    assert first in read_trials(run_dir)
+    assert (run_dir / "best.yaml").is_file()
 
 
 def test_a_relative_path_in_a_job_is_refused(head: Head, tmp_path: Path) -> None:

@@ -148,10 +148,18 @@ def test_members_of_a_population_take_over_the_training_of_others(training_shard
         *(training_shards, run_dir, space, "train.num_steps=6", "tune.num_trials=4", "tune.scheduler=pbt"),
         *("tune.interval=2", "tune.max_concurrent=2", "train.checkpoint_interval=1"),
     )
+    killed = start("sttn_ray.tune", *command)
+    wait_until(
+        lambda: sum(bool(trial["reports"]) for trial in read_trials(run_dir)) >= 2, "reports of two trials", seconds=600
+    )
+    killed.kill()
+    killed.wait(30)
+    before = {trial["trial"]: reports(trial) for trial in read_trials(run_dir)}
     done = sweep(*command)
     assert done.returncode == 0, done.stderr[-2000:]
     trials = read_trials(run_dir)
     assert [trial["status"] for trial in trials] == ["done"] * 4
+    assert all(reports(trial)[: len(before[trial["trial"]])] == before[trial["trial"]] for trial in trials)
     taken = [trial for trial in trials if len(trial["generations"]) > 1]
     assert taken
     for trial in taken:
