@@ -102,7 +102,7 @@ def measure_rates(media: Path | None, folder: Path, *, is_quick: bool) -> Row:
         name = _size_of(index_video(str(path)))
         if name and len(by_size[name]) < MAX_VIDEOS:
             by_size[name].append(path)
-    if not videos:
+    if media is None:
         by_size = {name: [_make(folder / f"{name}.mp4", name, num_frames)] for name in ("480p", "1080p")}
     # What is made at the first use of a library is no part of a rate.
     _measure_video(_make(folder / "first.mp4", "480p", 16), folder / "first", 8)
@@ -122,7 +122,7 @@ def measure_rates(media: Path | None, folder: Path, *, is_quick: bool) -> Row:
                 max(row["encode_s"] for row in rows),
             ]
     if not sizes:
-        raise ValueError(f"{media}: holds no video of {', '.join(SIZES)}; give another folder, or none")
+        raise SystemExit(f"error: {media}: holds no video of {', '.join(SIZES)}; give another folder, or none")
     source = next(path for name in ("720p", "1080p", "480p") for path in by_size.get(name, []))
     _write_folder(source, folder / "frames/JPEGImages/a", num_frames)
     folder_shard_s, _ = _measure_shard(

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import os
 import platform
 import statistics
@@ -26,8 +27,8 @@ def parse_arguments(
 ) -> argparse.Namespace:
     """The flags of a benchmark.
 
-    `paths` names those of its own that take a path, each with its help; `numbers` those that take a number, each with
-    its default and help.
+    `paths` names those of its own that take a path, each with its help; `numbers` those that take a number, above 0,
+    each with its default and help.
     """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--media", type=Path, help="folder of videos to measure on (default: made frames)")
@@ -37,8 +38,15 @@ def parse_arguments(
     for name, text in (paths or {}).items():
         parser.add_argument(f"--{name}", type=Path, help=text)
     for name, (default, text) in (numbers or {}).items():
-        parser.add_argument(f"--{name}", type=float, default=default, help=text)
+        parser.add_argument(f"--{name}", type=_above_zero, default=default, help=text)
     return parser.parse_args(argv)
+
+
+def _above_zero(text: str) -> float:
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}: expected a number above 0")
+    return number
 
 
 def interleaved(runs: dict[str, Callable[[], Any]], pairs: int) -> dict[str, list[float]]:

@@ -129,7 +129,7 @@ def _rates(arguments: Namespace) -> Row:
 def _tflops(arguments: Namespace, cost: Cost) -> Row:
     if arguments.tflops is None and torch.cuda.is_available():
         return {"is_assumed": False, **_rounded(measure_gpu(cost))}
-    given = arguments.tflops or TFLOPS
+    given = TFLOPS if arguments.tflops is None else arguments.tflops
     return {"is_assumed": True, "network": given, "training": given}
 
 
@@ -189,7 +189,7 @@ def _archive(size: Row, cost: Cost, tflops: float, num_files: int, arguments: Na
     rows = []
     for gpus, processes in itertools.product(GPUS, PROCESSES):
         rates = _run_rates(size, cost, tflops, processes)
-        cores = int(arguments.cores or _cores("", processes, size, cost, tflops)["cores_with_headroom"])
+        cores = math.ceil(arguments.cores or _cores("", processes, size, cost, tflops)["cores_with_headroom"])
         cluster = Cluster(num_nodes=gpus, processes=processes, cores=cores, dispatch_s=DISPATCH_S)
         kills = draw_kills(gpus, mean_s=arguments.hours_between_kills * 3600, seed=SEED)
         sys.stderr.write(

@@ -5,7 +5,8 @@
 #     bash clusters/install.sh FOLDER [cpu|cuda|auto]
 #
 # cpu takes torch's builds without CUDA, which are some gigabytes smaller; auto takes them where no GPU answers.
-# PYTHON names another interpreter than the machine's newest supported one. All nodes of a cluster need the same one.
+# It takes the machine's python3 where that is new enough, else a newer one; PYTHON names another. All nodes of a cluster
+# need the same one.
 set -euo pipefail
 
 folder=${1:?usage: install.sh FOLDER [cpu|cuda|auto]}
@@ -23,7 +24,7 @@ case $device in
 esac
 
 if [ -z "${PYTHON:-}" ]; then
-    for candidate in python3.11 python3 python3.12 python3.13; do
+    for candidate in python3 python3.13 python3.12 python3.11; do
         if "$candidate" -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
             PYTHON=$candidate
             break

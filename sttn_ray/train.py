@@ -175,15 +175,25 @@ def check_request(experiment: Experiment) -> tuple[GeneratorConfig, ShardIndex]:
     check(experiment)
     use_endpoint(experiment.storage.endpoint_url)
     shards_dir = str(absolute(experiment.shards.dir or ""))
-    config = _generator_config(experiment)
     index = read_index(shards_dir, "train")
+    return check_sizes(experiment, index), index
+
+
+def check_sizes(experiment: Experiment, index: ShardIndex) -> GeneratorConfig:
+    """The network of a training, whose size its shards must have.
+
+    Raises:
+        ConfigError: they do not, or what is cut out of their frames is larger than they.
+    """
+    config = _generator_config(experiment)
     if (index.width, index.height) != (config.width, config.height):
         raise ConfigError(
-            f"{shards_dir}: its frames are {index.width}x{index.height}, model.preset={experiment.model.preset} takes "
-            f"{config.width}x{config.height}; build shards of that size, or choose another preset"
+            f"{absolute(experiment.shards.dir or '')}: its frames are {index.width}x{index.height}, "
+            f"model.preset={experiment.model.preset} takes {config.width}x{config.height}; build shards of that size, "
+            "or choose another preset"
         )
     crop_size(experiment, index)
-    return config, index
+    return config
 
 
 def _run_workers(job: dict[str, Any], options: TrainSection, device: str, *, can_grow: bool) -> str | None:

@@ -7,21 +7,19 @@ sttn_ray.train), best.pt (its generator), report/index.html, and a folder for ea
     python -m sttn_ray.train runs/sweep/best.yaml
 
 The same command again goes on with the trials that are not finished, and tries those again that failed; with a larger
-tune.num_trials a finished sweep goes on.
+tune.num_trials a finished sweep goes on, with a smaller one the trials that have not begun are left out.
 
 Exit status: 0 all trials trained, 1 some failed (trials.parquet says why), 2 the request is wrong.
 """
 
-import json
 import logging
 import math
 import os
 import shutil
 import sys
-import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,45 +32,38 @@ from ray.tune.search import Searcher
 
 from sttn_ray import cluster, train
 from sttn_ray.config import Experiment, TuneSection, apply_override, to_yaml
-from sttn_ray.errors import ConfigError, TrialError
-from sttn_ray.paths import StoragePath, absolute, as_path, on_this_machine, use_endpoint
+from sttn_ray.errors import ConfigError, StorageError, TrialError
+from sttn_ray.paths import StoragePath, absolute, on_this_machine
 from sttn_ray.program import run_program
 from sttn_ray.shards.read import INDEX_FILE
 from sttn_ray.storage import claim, file_sha256, published, write_record
-from sttn_ray.sweep.objective import read_objective, value_of
+from sttn_ray.sweep.objective import read_objective
 from sttn_ray.sweep.optuna import propose, require_optuna
 from sttn_ray.sweep.page import write_sweep_page
-from sttn_ray.sweep.space import Dimension, Values, count_trials, draw_trial, explore, overrides, read_space
-from sttn_ray.sweep.takeover import take_over
+from sttn_ray.sweep.space import Dimension, count_trials, draw_trial, explore, overrides, read_space
 from sttn_ray.sweep.trials import (
     UNFINISHED,
     Trial,
-    add_report,
-    begin_generation,
     best_trial,
     describe,
     failed,
-    going_on,
-    last_step,
+    last_report,
+    leave_out,
     lineage,
     new_trial,
     read_trial,
     read_trials,
-    require_trial,
-    rungs,
     trial_name,
+    trial_number,
     write_table,
     write_trial,
 )
-from sttn_ray.training.metrics import METRICS_FILE, read_metrics
 from sttn_ray.training.validation import METRICS
+from sttn_ray.trial import judged_steps, make_trial
 
 log = logging.getLogger(__name__)
 
 SECTIONS = ("run", "storage", "shards", "masks", "model", "train", "tune")
-HANDOVER_FILE = "handover.json"
-# Of the last states of a population's trial: another may come for one when its trial has gone on already.
-KEPT_FOR_OTHERS = 3
 TABLE_ROWS = 20
 # A trial itself only starts and awaits its workers, which ask for what they need. Ray takes no request for nothing, and
 # CPUs in place of a byte of memory would leave a cluster whose CPUs all work too few for the last worker.
@@ -82,6 +73,8 @@ FREE_KEYS = {f"train.{key}" for key in train.FREE_KEYS - {"num_steps", "validati
     "tune.max_concurrent",
     "tune.num_trials",
 }
+# Beside model.*: what a state is made of, or where it began.
+OF_A_WHOLE_TRAINING = ("train.start_from", "train.ema_decay")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -96,26 +89,21 @@ def run(experiment: Experiment) -> int:
         SttnError: the request itself is wrong; nothing was done.
     """
     dimensions, num_trials = _check(experiment)
-    options, run_dir = experiment.tune, absolute(experiment.run.dir or "")
+    run_dir = absolute(experiment.run.dir or "")
     _claim(run_dir, experiment)
-    if options.search == "random":
-        known = {trial["trial"] for trial in read_trials(run_dir)}
-        for number in range(num_trials):
-            if trial_name(number) not in known:
-                write_trial(run_dir, new_trial(number, draw_trial(dimensions, number, experiment.run.seed)))
-    unfinished = [trial for trial in read_trials(run_dir) if trial["status"] in UNFINISHED]
-    if unfinished or len(read_trials(run_dir)) < num_trials:
-        _search(experiment, run_dir, dimensions, num_trials, unfinished)
-    return _conclude(experiment, run_dir, dimensions, num_trials)
+    leave_out(run_dir, num_trials)
+    trials = read_trials(run_dir)
+    num_trials = max(num_trials, len(trials))
+    fault = None
+    if len(trials) < num_trials or any(trial["status"] in UNFINISHED for trial in trials):
+        fault = _search(experiment, run_dir, dimensions, num_trials)
+    return _conclude(experiment, run_dir, dimensions, num_trials, fault)
 
 
 def _search(
-    experiment: Experiment,
-    run_dir: StoragePath,
-    dimensions: Sequence[Dimension],
-    num_trials: int,
-    unfinished: Sequence[Trial],
-) -> None:
+    experiment: Experiment, run_dir: StoragePath, dimensions: Sequence[Dimension], num_trials: int
+) -> str | None:
+    """Train the trials that are not finished; returns what broke the search off, if anything did."""
     options = experiment.tune
     cluster.connect(shows_workers=False)  # what they say of many trainings at once tells nothing; Ray's logs keep it
     cluster.require_shared_paths(
@@ -130,11 +118,19 @@ def _search(
     device = cluster.choose_device(experiment.run.device, can_grow=can_grow)
     cluster.require_workers(num_workers, worker_cpus, device, can_grow=can_grow)
     at_once = cluster.choose_num_trials(options.max_concurrent, num_workers, worker_cpus, device, can_grow=can_grow)
-    steps = _rungs(experiment)
+    steps = judged_steps(experiment)
+    if options.search == "random":
+        known = {trial["trial"] for trial in read_trials(run_dir)}
+        for number in range(num_trials):
+            if trial_name(number) not in known:
+                write_trial(run_dir, new_trial(number, draw_trial(dimensions, number, experiment.run.seed)))
+    trials = read_trials(run_dir)
+    unfinished = [trial for trial in trials if trial["status"] in UNFINISHED]
+    num_todo = len(unfinished) + num_trials - len(trials)
     log.info(
         "%d trials, %d of them to do, %d at a time, each of %d worker%s of %d threads on %s; judged at step %s",
-        *(num_trials, len(unfinished) + num_trials - len(read_trials(run_dir)), at_once, experiment.train.num_workers),
-        *("s"[: experiment.train.num_workers != 1], experiment.train.worker_cpus, device, ", ".join(map(str, steps))),
+        *(num_trials, num_todo, at_once, num_workers, "s"[: num_workers != 1], worker_cpus, device),
+        ", ".join(map(str, steps)),
     )
     # Tune writes a folder of tables and events for each trial; what there is to know stands in our records.
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
@@ -149,12 +145,12 @@ def _search(
         resources = {**TRIAL_RESOURCES, cluster.head_resource(): math.floor(1e4 / at_once) / 1e4}
     searcher, space, num_samples = None, {}, 1
     if options.search == "optuna":
-        num_samples = num_trials - len(read_trials(run_dir)) + len(unfinished)
+        num_samples = num_todo
         searcher = _Proposals(run_dir, dimensions, unfinished, experiment.run.seed)
     else:
         space = {"trial": ray.tune.grid_search([_as_config(trial) for trial in unfinished])}
     tuner = ray.tune.Tuner(
-        ray.tune.with_resources(_make_trial(job), resources),
+        ray.tune.with_resources(make_trial(job), resources),
         param_space=space,
         tune_config=ray.tune.TuneConfig(
             scheduler=_make_scheduler(experiment, run_dir, dimensions),
@@ -172,107 +168,11 @@ def _search(
             callbacks=[_Watch(run_dir, [d.key for d in dimensions], num_trials, experiment)],
         ),
     )
-    tuner.fit()
-
-
-def _make_trial(job: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
-    """The function of a trial, which Tune runs in a process of its own."""
-
-    def run_trial(config: dict[str, Any]) -> None:
-        """Train slice by slice: between two of them, when Tune decides, no workers are alive that it could leave."""
-        experiment = Experiment.model_validate(job["experiment"])
-        use_endpoint(experiment.storage.endpoint_url)
-        run_dir = as_path(job["run_dir"])
-        # Not from the config, which in a population another trial's takes the place of.
-        name = ray.tune.get_context().get_trial_name()
-        trial = require_trial(read_trial(run_dir, name), name)
-        weights = read_objective(experiment.tune.metric, METRICS)
-        try:
-            trial = _enter_generation(experiment, run_dir, trial, config["trial"]["values"])
-            for step in _rungs(experiment):
-                if step > last_step(trial):
-                    trial = _train_to(experiment, run_dir, trial, step, weights)
-                    report = trial["reports"][-1]
-                    _report(report, trial, with_handover=experiment.tune.scheduler == "pbt")
-        except Exception as error:
-            write_trial(run_dir, failed(trial, error))
-            raise
-
-    return run_trial
-
-
-def _train_to(
-    experiment: Experiment, run_dir: StoragePath, trial: Trial, step: int, weights: dict[str, float]
-) -> Trial:
-    """Train a trial to a step and take down how good it is there."""
-    start_s = time.monotonic()
-    folder = run_dir / trial["generations"][-1]["folder"]
-    fault = train.fit(_slice(experiment, folder, trial["values"], step))
-    if fault is not None:
-        raise TrialError(fault)
-    line = next(line for line in reversed(read_metrics(folder / METRICS_FILE)) if line["step"] == step)
-    metrics = {name: float(line[f"validation_{name}"]) for name in METRICS}
-    objective = value_of(weights, metrics)
-    if not math.isfinite(objective):
-        raise TrialError(f"tune.metric={experiment.tune.metric}: is {objective} at step {step}")
-    seconds = time.monotonic() - start_s
-    trial = add_report(
-        trial,
-        step=step,
-        objective=objective,
-        metrics=metrics,
-        seconds=seconds,
-        num_steps=experiment.train.num_steps,
-    )
-    write_trial(run_dir, trial)
-    return trial
-
-
-def _slice(experiment: Experiment, folder: StoragePath, values: Values, step: int) -> Experiment:
-    words = [*overrides(values), f"run.dir={folder}", f"train.num_steps={step}"]
-    if experiment.tune.scheduler == "pbt":
-        words.append(f"train.num_checkpoints={max(experiment.train.num_checkpoints, KEPT_FOR_OTHERS)}")
-    for word in words:
-        experiment = apply_override(experiment, word)
-    return experiment
-
-
-def _report(report: dict[str, Any], trial: Trial, *, with_handover: bool) -> None:
-    """Tell Tune, and wait for its decision."""
-    told = {"step": report["step"], "objective": report["objective"]}
-    if not with_handover:
-        ray.tune.report(told)
-        return
-    with tempfile.TemporaryDirectory(prefix="sttn-ray-", ignore_cleanup_errors=True) as folder:
-        # Where our own checkpoint lies, not the weights themselves, which are there already.
-        handover = {"trial": trial["trial"], "folder": trial["generations"][-1]["folder"], "step": report["step"]}
-        write_record(Path(folder) / HANDOVER_FILE, handover)
-        ray.tune.report(told, checkpoint=ray.tune.Checkpoint.from_directory(folder))
-
-
-def _enter_generation(experiment: Experiment, run_dir: StoragePath, trial: Trial, values: Values) -> Trial:
-    """A trial in the folder where it goes on: its last one, or a new one with another trial's training."""
-    is_population = experiment.tune.scheduler == "pbt"
-    handed = _read_handover()
-    if not trial["generations"]:
-        trial = begin_generation(trial, values, None, numbered=is_population)
-    elif handed is not None and handed["trial"] != trial["trial"]:
-        last = trial["generations"][-1]
-        asked = {**handed, "asked_step": handed["step"]}
-        if {**(last["origin"] or {}), "step": handed["step"]} != asked or last["values"] != values:
-            trial = take_over(run_dir, trial, values, handed, num_steps=experiment.train.num_steps)
-    trial = going_on(trial, num_steps=experiment.train.num_steps)
-    write_trial(run_dir, trial)
-    return trial
-
-
-def _read_handover() -> dict[str, Any] | None:
-    checkpoint = ray.tune.get_checkpoint()
-    if checkpoint is None:
-        return None
-    with checkpoint.as_directory() as folder:
-        handover: dict[str, Any] = json.loads((Path(folder) / HANDOVER_FILE).read_text())
-    return handover
+    try:
+        tuner.fit()
+    except (ray.tune.TuneError, StorageError) as error:  # of a callback, in which Tune wraps what it raises
+        return str(error).strip().rpartition("\n")[2]
+    return None
 
 
 class _Proposals(Searcher):
@@ -330,14 +230,13 @@ class _Watch(ray.tune.Callback):
     def _tell(self) -> None:
         if time.monotonic() - self._told_s >= self._interval_s:
             self._told_s = time.monotonic()
-            trials = read_trials(self._run_dir)
-            log.info(
-                "%s",
-                describe(
-                    trials, num_trials=self._num_trials, num_steps=self._num_steps, keys=self._keys, num_rows=TABLE_ROWS
-                ),
-            )
-            write_table(self._run_dir, trials, self._keys)
+            counts = {"num_trials": self._num_trials, "num_steps": self._num_steps, "num_rows": TABLE_ROWS}
+            try:
+                trials = read_trials(self._run_dir)
+                log.info("%s", describe(trials, keys=self._keys, **counts))
+                write_table(self._run_dir, trials, self._keys)
+            except StorageError as error:  # it is told again soon; the trials go on meanwhile
+                log.warning("the sweep's table was not written: %s", error)
 
 
 def _make_scheduler(experiment: Experiment, run_dir: StoragePath, dimensions: Sequence[Dimension]) -> TrialScheduler:
@@ -346,7 +245,9 @@ def _make_scheduler(experiment: Experiment, run_dir: StoragePath, dimensions: Se
     if options.scheduler == "fifo":
         return FIFOScheduler()
     if options.scheduler == "pbt":
-        rng = np.random.default_rng([experiment.run.seed, len(read_trials(run_dir))])
+        # Other changes where a sweep goes on than where it began.
+        num_reports = sum(len(trial["reports"]) for trial in read_trials(run_dir))
+        rng = np.random.default_rng([experiment.run.seed, num_reports])
 
         def change(config: dict[str, Any]) -> dict[str, Any]:
             trial = config["trial"]
@@ -355,10 +256,10 @@ def _make_scheduler(experiment: Experiment, run_dir: StoragePath, dimensions: Se
         # Our trials have no state in their processes that would be worth keeping.
         warnings.filterwarnings("ignore", "Consider boosting PBT performance", UserWarning)
         return PopulationBasedTraining(
-            **told, perturbation_interval=_rungs(experiment)[0], custom_explore_fn=change, log_config=False
+            **told, perturbation_interval=judged_steps(experiment)[0], custom_explore_fn=change, log_config=False
         )
     asha = ASHAScheduler(
-        **told, max_t=num_steps, grace_period=_rungs(experiment)[0], reduction_factor=options.reduction_factor
+        **told, max_t=num_steps, grace_period=judged_steps(experiment)[0], reduction_factor=options.reduction_factor
     )
     # Tune keeps no scheduler over an interruption: what it had been told it is told again.
     controller: Any = None
@@ -370,20 +271,17 @@ def _make_scheduler(experiment: Experiment, run_dir: StoragePath, dimensions: Se
     return asha
 
 
-def _rungs(experiment: Experiment) -> list[int]:
-    options, num_steps = experiment.tune, experiment.train.num_steps
-    share = 10 if options.scheduler == "pbt" else options.reduction_factor**2
-    interval = min(options.interval or max(1, num_steps // share), num_steps)
-    return rungs(options.scheduler, interval=interval, reduction_factor=options.reduction_factor, num_steps=num_steps)
-
-
-def _conclude(experiment: Experiment, run_dir: StoragePath, dimensions: Sequence[Dimension], num_trials: int) -> int:
+def _conclude(
+    experiment: Experiment, run_dir: StoragePath, dimensions: Sequence[Dimension], num_trials: int, fault: str | None
+) -> int:
     """Write what a sweep leaves behind; returns the exit status."""
     trials, keys = read_trials(run_dir), [d.key for d in dimensions]
     num_steps = experiment.train.num_steps
     log.info("%s", describe(trials, num_trials=num_trials, num_steps=num_steps, keys=keys, num_rows=TABLE_ROWS))
     table = write_table(run_dir, trials, keys)
-    page = write_sweep_page(run_dir, trials, dimensions, metric=experiment.tune.metric, num_steps=num_steps)
+    page = write_sweep_page(
+        run_dir, trials, dimensions, metric=experiment.tune.metric, num_trials=num_trials, num_steps=num_steps
+    )
     for trial in trials:
         if trial["status"] == "failed":
             log.error("%s failed: %s", trial["trial"], trial["reason"].splitlines()[0])
@@ -394,15 +292,20 @@ def _conclude(experiment: Experiment, run_dir: StoragePath, dimensions: Sequence
         log.info("train it: python -m sttn_ray.train %s", run_dir / "best.yaml")
     log.info("all trials: %s; as a page: %s", table, page)
     num_unfinished = num_trials - len(trials) + sum(trial["status"] in ("waiting", "running") for trial in trials)
+    if fault is not None:
+        log.error("the search broke off: %s", fault)
     if num_unfinished:
         log.error("%d trials are not finished; the same command goes on", num_unfinished)
-    return int(num_unfinished > 0 or any(trial["status"] == "failed" for trial in trials))
+    return int(fault is not None or num_unfinished > 0 or any(trial["status"] == "failed" for trial in trials))
 
 
 def _write_best(experiment: Experiment, run_dir: StoragePath, best: Trial) -> None:
     """best.yaml, best.json and best.pt, of which the last is what a training with the first ends with."""
-    experiment, report = _with_absolute_paths(experiment), best["reports"][-1]
-    words = [*overrides(best["values"]), f"run.dir={run_dir / 'best'}", f"train.num_steps={report['step']}"]
+    experiment, report = _with_absolute_paths(experiment), last_report(best)
+    assert report is not None
+    # Of its own name: the best of a sweep that goes on may be another one.
+    folder = run_dir / f"best-{best['trial']}"
+    words = [*overrides(best["values"]), f"run.dir={folder}", f"train.num_steps={report['step']}"]
     for word in words:
         experiment = apply_override(experiment, word)
     notes = [f"{best['trial']} of a sweep: {experiment.tune.metric} = {report['objective']:.6g} at its last step"]
@@ -427,12 +330,18 @@ def _check(experiment: Experiment) -> tuple[list[Dimension], int]:
     Raises:
         SttnError: the request itself is wrong.
     """
-    train.check_request(experiment)
+    _, index = train.check_request(experiment)
     options, faults = experiment.tune, []
     dimensions: list[Dimension] = []
     num_trials = 0
+
+    def check_word(word: str) -> None:
+        changed = apply_override(experiment, word)
+        train.check(changed)
+        train.check_sizes(changed, index)
+
     try:
-        dimensions = read_space(options.space, lambda word: train.check(apply_override(experiment, word)))
+        dimensions = read_space(options.space, check_word)
         num_trials = count_trials(dimensions, options.num_trials)
     except ConfigError as error:
         faults += str(error).splitlines()
@@ -442,10 +351,24 @@ def _check(experiment: Experiment) -> tuple[list[Dimension], int]:
             require_optuna()
     except ConfigError as error:
         faults.append(str(error))
+    faults += [
+        f"tune.space.train.start_from: {value}: give an absolute path; each trial has a folder of its own"
+        for d in dimensions
+        if d.key == "train.start_from"
+        for value in d.values
+        if value and not Path(value).is_absolute()
+    ]
     if options.search == "optuna" and any(d.kind == "grid" for d in dimensions):
         faults.append("tune.search=optuna: takes no grid; give choice(...) instead")
     if options.scheduler == "pbt" and options.search == "optuna":
         faults.append("tune.scheduler=pbt: changes the values itself; it goes with tune.search=random")
+    if options.scheduler == "pbt":
+        faults += [
+            f"tune.space.{d.key}: a member of a population cannot change it when it takes over another's training; "
+            "take tune.scheduler=asha, or leave it out"
+            for d in dimensions
+            if d.key.startswith("model.") or d.key in OF_A_WHOLE_TRAINING
+        ]
     if options.scheduler == "pbt" and num_trials == 1:
         faults.append("tune.scheduler=pbt: needs several trials, of which one can take over another's training")
     if options.interval and options.interval > experiment.train.num_steps:
@@ -475,7 +398,7 @@ def _claim(run_dir: StoragePath, experiment: Experiment) -> None:
 
 
 def _as_config(trial: Trial) -> dict[str, Any]:
-    return {"number": int(trial["trial"].removeprefix("trial-")), "values": trial["values"]}
+    return {"number": trial_number(trial["trial"]), "values": trial["values"]}
 
 
 def _with_absolute_paths(experiment: Experiment) -> Experiment:

@@ -33,6 +33,8 @@ def read_objective(text: str, known: Sequence[str]) -> dict[str, float]:
                 "such as hole_psnr + 20*ssim; more is better, so give what should be small a minus"
             )
         weight = float(term["weight"] or 1) * (-1 if term["sign"] == "-" else 1)
+        if not math.isfinite(weight):
+            raise ConfigError(f"tune.metric={text}: {term['weight']} is too large for a weight")
         weights[term["name"]] = weights.get(term["name"], 0.0) + weight
         rest = rest[term.end() :]
     return weights

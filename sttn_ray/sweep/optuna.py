@@ -5,7 +5,7 @@ from typing import Any
 
 from sttn_ray.errors import ConfigError
 from sttn_ray.sweep.space import Dimension, Values, draw_trial, settled
-from sttn_ray.sweep.trials import Trial
+from sttn_ray.sweep.trials import Trial, last_report
 
 NUM_RANDOM = 5  # trials, before what is learned of them says more than chance
 
@@ -38,7 +38,7 @@ def propose(dimensions: Sequence[Dimension], trials: Sequence[Trial], *, number:
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     distributions = {d.key: _distribution(d) for d in dimensions}
-    sampler = optuna.samplers.TPESampler(seed=(seed + number) % 2**32, constant_liar=True)
+    sampler = optuna.samplers.TPESampler(n_startup_trials=NUM_RANDOM, seed=(seed + number) % 2**32, constant_liar=True)
     study = optuna.create_study(sampler=sampler, direction="maximize")
     for trial in trials:
         study.add_trial(_as_optuna(trial, dimensions, distributions))
@@ -51,12 +51,12 @@ def propose(dimensions: Sequence[Dimension], trials: Sequence[Trial], *, number:
 def _as_optuna(trial: Trial, dimensions: Sequence[Dimension], distributions: dict[str, Any]) -> Any:
     import optuna
 
-    has_value = bool(trial["reports"]) and trial["status"] != "failed"
+    last = None if trial["status"] == "failed" else last_report(trial)
     states = optuna.trial.TrialState
-    state = states.FAIL if trial["status"] == "failed" else states.COMPLETE if has_value else states.RUNNING
+    state = states.FAIL if trial["status"] == "failed" else states.RUNNING if last is None else states.COMPLETE
     return optuna.trial.create_trial(
         state=state,
-        value=trial["reports"][-1]["objective"] if has_value else None,
+        value=None if last is None else last["objective"],
         params={d.key: _to_optuna(d, trial["values"][d.key]) for d in dimensions},
         distributions=distributions,
     )

@@ -11,13 +11,19 @@ from sttn_ray.report.page import write_page
 from sttn_ray.storage import published
 from sttn_ray.sweep.charts import Mark, make_scale, parallel_coordinates, scatter
 from sttn_ray.sweep.space import Dimension, as_text
-from sttn_ray.sweep.trials import Trial, best_trial, rank
+from sttn_ray.sweep.trials import Trial, best_trial, last_report, rank, tell_counts
 
 NUM_CURVES = 7  # as many as there are colors
 
 
 def write_sweep_page(
-    run_dir: StoragePath, trials: Sequence[Trial], dimensions: Sequence[Dimension], *, metric: str, num_steps: int
+    run_dir: StoragePath,
+    trials: Sequence[Trial],
+    dimensions: Sequence[Dimension],
+    *,
+    metric: str,
+    num_trials: int,
+    num_steps: int,
 ) -> StoragePath:
     """Write report/index.html below a sweep's folder; returns its path.
 
@@ -26,6 +32,7 @@ def write_sweep_page(
         trials: their records.
         dimensions: what was searched.
         metric: the objective, as it was asked for.
+        num_trials: in all, also those that have not begun.
         num_steps: of a whole trial.
     """
     best = best_trial(trials)
@@ -48,7 +55,7 @@ def write_sweep_page(
         written = write_page(
             Path(folder),
             title=f"Sweep: {metric}",
-            text=_text(trials, best, num_steps=num_steps),
+            text=_text(trials, best, num_trials=num_trials, num_steps=num_steps),
             charts=charts,
             table=_table(trials, best, [d.key for d in dimensions]),
             sections=[],
@@ -58,11 +65,10 @@ def write_sweep_page(
     return page
 
 
-def _text(trials: Sequence[Trial], best: Trial | None, *, num_steps: int) -> str:
-    counts = {status: sum(trial["status"] == status for trial in trials) for status in ("done", "stopped", "failed")}
-    told = [f"{len(trials)} trials: " + ", ".join(f"{count} {status}" for status, count in counts.items()) + "."]
-    if best is not None:
-        last = best["reports"][-1]
+def _text(trials: Sequence[Trial], best: Trial | None, *, num_trials: int, num_steps: int) -> str:
+    told = [f"{num_trials} trials: {tell_counts(trials, num_trials=num_trials)}."]
+    last = None if best is None else last_report(best)
+    if best is not None and last is not None:
         told.append(f"The best is {best['trial']}, {last['objective']:.4g} at step {last['step']}.")
     told.append(
         f"Done are those that were trained to step {num_steps}; stopped ones (empty circles) were measured earlier, "
@@ -73,10 +79,11 @@ def _text(trials: Sequence[Trial], best: Trial | None, *, num_steps: int) -> str
 
 
 def _mark(trial: Trial, *, is_best: bool) -> Mark:
+    last = last_report(trial)
     return Mark(
         name=trial["trial"],
         values=trial["values"],
-        objective=trial["reports"][-1]["objective"] if trial["reports"] else None,
+        objective=None if last is None else last["objective"],
         is_whole=trial["status"] == "done",
         is_best=is_best,
         has_failed=trial["status"] == "failed",
@@ -84,18 +91,18 @@ def _mark(trial: Trial, *, is_best: bool) -> Mark:
 
 
 def _curves(trials: Sequence[Trial]) -> Mapping[str, Sequence[tuple[float, float]]]:
-    ranked = sorted(trials, key=rank, reverse=True)[:NUM_CURVES]
-    return {
-        trial["trial"]: sorted((report["step"], report["objective"]) for report in trial["reports"])
-        for trial in ranked
-        if trial["reports"]
-    }
+    """Each of the training that the trial holds now, without one that it gave up for another's."""
+    curves = {}
+    for trial in sorted(trials, key=rank, reverse=True)[:NUM_CURVES]:
+        own = [report for report in trial["reports"] if report["generation"] == len(trial["generations"]) - 1]
+        curves[trial["trial"]] = [(report["step"], report["objective"]) for report in own]
+    return {name: points for name, points in curves.items() if points}
 
 
 def _table(trials: Sequence[Trial], best: Trial | None, keys: Sequence[str]) -> list[list[str]]:
     rows = [["trial", "status", "step", "objective", *keys, "seconds", "notes"]]
     for trial in sorted(trials, key=rank, reverse=True):
-        last = trial["reports"][-1] if trial["reports"] else None
+        last = last_report(trial)
         rows.append(
             [
                 trial["trial"] + (" (best)" if trial is best else ""),

@@ -15,8 +15,9 @@ Values = dict[str, Any]
 
 # Digits of a number that is drawn: enough for a setting, few enough to be written by hand.
 DIGITS = 4
-# Of a population's numbers when another trial's are taken over, and how often a new one is drawn instead.
-FACTORS, RESAMPLE_SHARE = (0.8, 1.25), 0.25
+# Of a population's numbers when another trial's are taken over: factors where their logarithm is drawn, else a step as
+# a share of the range. And how often a new one is drawn instead.
+FACTORS, STEP_SHARE, RESAMPLE_SHARE = (0.8, 1.25), 0.2, 0.25
 RANDOM_TRIALS = 16  # where the number is not said
 SYNTAX = "uniform(low, high), loguniform(low, high), choice(a, b, ...) or grid(a, b, ...)"
 # Trials differ in what is learned; how many steps and on what is the same for all, or they could not be compared.
@@ -62,6 +63,12 @@ def read_space(space: Mapping[str, Any], check: Callable[[str], object]) -> list
             except ConfigError as error:
                 faults += [f"tune.space.{key}: {line}" for line in str(error).splitlines()]
                 break
+        else:
+            if not _is_searched(dimension.key):
+                faults.append(
+                    f"tune.space.{key}: is the same for all trials; a sweep searches {', '.join(SEARCHED_KEYS)} and "
+                    f"what is learned: {', '.join(SEARCHED_SECTIONS)}"
+                )
     if faults:
         raise ConfigError("\n".join(dict.fromkeys(faults)))
     return dimensions
@@ -104,7 +111,9 @@ def settled(dimension: Dimension, value: Any) -> Any:
     if dimension.kind not in ("uniform", "loguniform"):
         return value
     low, high = dimension.values
-    return min(max(float(f"{value:.{DIGITS}g}"), low), high)
+    # Of the range too: between 0.999 and 0.9999 four digits of the value would leave ten of them.
+    finest = min(abs(value), high - low) or high - low
+    return min(max(round(value, DIGITS - 1 - math.floor(math.log10(finest))), low), high)
 
 
 def overrides(values: Values) -> list[str]:
@@ -139,8 +148,11 @@ def _neighbor(dimension: Dimension, value: Any, rng: np.random.Generator) -> Any
     if rng.random() < RESAMPLE_SHARE:
         return _draw(dimension, rng)
     side = int(rng.integers(2))
-    if dimension.kind in ("uniform", "loguniform"):
+    if dimension.kind == "loguniform":
         return settled(dimension, value * FACTORS[side])
+    if dimension.kind == "uniform":
+        low, high = dimension.values
+        return settled(dimension, value + (-1, 1)[side] * STEP_SHARE * (high - low))
     place = dimension.values.index(value) + (-1, 1)[side]
     return dimension.values[min(max(place, 0), len(dimension.values) - 1)]
 
@@ -156,19 +168,15 @@ def _probes(dimension: Dimension) -> list[Any]:
 def _read_dimension(key: str, told: Any) -> Dimension:
     kind, values = _read_text(key, told) if isinstance(told, str) else _read_mapping(key, told)
     name = f"tune.space.{key}"
-    if key in FIXED_KEYS or (key not in SEARCHED_KEYS and key.split(".")[0] not in SEARCHED_SECTIONS):
-        raise ConfigError(
-            f"{name}: is the same for all trials; a sweep searches {', '.join(SEARCHED_KEYS)} and what is learned: "
-            f"{', '.join(SEARCHED_SECTIONS)}"
-        )
     if kind not in get_args(Kind):
         raise ConfigError(f"{name}: {kind}: no such kind of values; expected {SYNTAX}")
     if kind in ("choice", "grid"):
         if not values:
             raise ConfigError(f"{name}: {kind} without options")
-        return Dimension(
-            key, kind, tuple(_number(v) if isinstance(v, str) and _number(v) is not None else v for v in values)
-        )
+        options = [_number(v) if isinstance(v, str) and _number(v) is not None else v for v in values]
+        if kind == "grid" and any(option in options[:place] for place, option in enumerate(options)):
+            raise ConfigError(f"{name}: {kind} gives an option twice, of which every trial would run twice: {values}")
+        return Dimension(key, kind, tuple(options))
     numbers = [_number(value) for value in values]
     if len(numbers) != 2 or any(number is None for number in numbers):
         raise ConfigError(f"{name}: {kind} takes two numbers, the lowest and the highest, not {values}")
@@ -180,6 +188,10 @@ def _read_dimension(key: str, told: Any) -> Dimension:
     if kind == "loguniform" and low <= 0:
         raise ConfigError(f"{name}: loguniform({low}, {high}): the lowest must be above 0; or take uniform")
     return Dimension(key, kind, (low, high))
+
+
+def _is_searched(key: str) -> bool:
+    return key not in FIXED_KEYS and (key in SEARCHED_KEYS or key.split(".")[0] in SEARCHED_SECTIONS)
 
 
 def _read_text(key: str, told: str) -> tuple[Any, list[Any]]:

@@ -1,5 +1,6 @@
 """What is known of the trials of a sweep: a record each, from which everything else is made."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sttn_ray.errors import StorageError
-from sttn_ray.paths import StoragePath, walk
+from sttn_ray.paths import StoragePath, remove_file, walk
 from sttn_ray.storage import published, read_record, write_record
 from sttn_ray.sweep.space import Values, as_text, overrides
 
@@ -19,6 +20,11 @@ Trial = dict[str, Any]
 def trial_name(number: int) -> str:
     """The folder of a trial."""
     return f"trial-{number:03d}"
+
+
+def trial_number(name: str) -> int:
+    """The number of a trial with this name."""
+    return int(name.removeprefix("trial-"))
 
 
 def new_trial(number: int, values: Values) -> Trial:
@@ -73,12 +79,16 @@ def failed(trial: Trial, error: Exception) -> Trial:
 
 def last_step(trial: Trial) -> int:
     """The step of the last report of a trial's last generation; that where it began, if there is none yet."""
-    generation = len(trial["generations"]) - 1
-    steps = [report["step"] for report in trial["reports"] if report["generation"] == generation]
-    if steps:
-        return int(steps[-1])
+    if report := last_report(trial):
+        return int(report["step"])
     origin = trial["generations"][-1]["origin"] if trial["generations"] else None
     return int(origin["step"]) if origin else 0
+
+
+def last_report(trial: Trial) -> dict[str, Any] | None:
+    """The last report of a trial's last generation: of the training that it holds now, not of one it gave up."""
+    generation = len(trial["generations"]) - 1
+    return next((report for report in reversed(trial["reports"]) if report["generation"] == generation), None)
 
 
 def rungs(scheduler: str, *, interval: int, reduction_factor: int, num_steps: int) -> list[int]:
@@ -92,13 +102,13 @@ def rungs(scheduler: str, *, interval: int, reduction_factor: int, num_steps: in
 
 
 def read_trials(run_dir: StoragePath) -> list[Trial]:
-    """All trials of a sweep that have begun, by their names.
+    """All trials of a sweep, by their numbers; of one that Optuna proposes, those that have begun.
 
     Raises:
         StorageError: a record cannot be read.
     """
     try:
-        folders = sorted(where for where, name in walk(str(run_dir / TRIALS)) if name == RECORD)
+        folders = sorted((where for where, name in walk(str(run_dir / TRIALS)) if name == RECORD), key=trial_number)
     except FileNotFoundError:
         return []
     return [trial for folder in folders if (trial := read_record(run_dir / TRIALS / folder / RECORD)) is not None]
@@ -107,6 +117,13 @@ def read_trials(run_dir: StoragePath) -> list[Trial]:
 def read_trial(run_dir: StoragePath, name: str) -> Trial | None:
     """A trial's record, or None."""
     return read_record(run_dir / TRIALS / name / RECORD)
+
+
+def leave_out(run_dir: StoragePath, num_trials: int) -> None:
+    """Delete the records of trials that have not begun, and are more than are wanted now."""
+    for trial in read_trials(run_dir):
+        if trial["status"] == "waiting" and trial_number(trial["trial"]) >= num_trials:
+            remove_file(run_dir / TRIALS / trial["trial"] / RECORD)
 
 
 def write_trial(run_dir: StoragePath, trial: Trial) -> None:
@@ -119,8 +136,10 @@ def rank(trial: Trial) -> tuple[bool, int, float]:
 
     First by the step: one that was stopped was worse than others at that step, though they may have lost since.
     """
-    last = trial["reports"][-1] if trial["reports"] else {"step": 0, "objective": float("-inf")}
-    return trial["status"] != "failed" and bool(trial["reports"]), int(last["step"]), float(last["objective"])
+    last = last_report(trial)
+    if last is None:
+        return False, 0, -math.inf
+    return trial["status"] != "failed", int(last["step"]), float(last["objective"])
 
 
 def best_trial(trials: Sequence[Trial]) -> Trial | None:
@@ -172,7 +191,7 @@ def write_table(run_dir: StoragePath, trials: Sequence[Trial], keys: Sequence[st
 
 
 def _row(trial: Trial) -> dict[str, Any]:
-    last = trial["reports"][-1] if trial["reports"] else {"step": 0, "objective": None, "metrics": {}}
+    last = last_report(trial) or {"step": last_step(trial), "objective": None, "metrics": {}}
     return {
         **{name: trial[name] for name in ("trial", "status", "error", "reason")},
         **{name: last[name] for name in ("step", "objective", "metrics")},
@@ -200,9 +219,7 @@ def describe(trials: Sequence[Trial], *, num_trials: int, num_steps: int, keys: 
         keys: that are searched.
         num_rows: how many, at most.
     """
-    counts = {status: sum(trial["status"] == status for trial in trials) for status in _ORDER}
-    counts["waiting"] += num_trials - len(trials)
-    head = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+    head = tell_counts(trials, num_trials=num_trials)
     best = best_trial(trials)
     if best is not None:
         head += f" | best {best['reports'][-1]['objective']:.3f}: {best['trial']}"
@@ -217,6 +234,13 @@ def describe(trials: Sequence[Trial], *, num_trials: int, num_steps: int, keys: 
     if len(trials) > num_rows:
         rows.append([f"and {len(trials) - num_rows} more"])
     return f"sweep: {head}\n{_aligned(rows)}"
+
+
+def tell_counts(trials: Sequence[Trial], *, num_trials: int) -> str:
+    """How many trials there are of each status, of `num_trials` in all."""
+    counts = {status: sum(trial["status"] == status for trial in trials) for status in _ORDER}
+    counts["waiting"] += num_trials - len(trials)
+    return ", ".join(f"{count} {status}" for status, count in counts.items() if count)
 
 
 _ORDER = {status: place for place, status in enumerate(("running", "done", "stopped", "failed", "waiting"))}

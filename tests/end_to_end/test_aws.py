@@ -179,6 +179,31 @@ def test_workers_may_use_the_bucket_and_nothing_else(cloud: Cloud) -> None:
         assert statement["Resource"] in ("arn:aws:s3:::archive", "arn:aws:s3:::archive/*")
     of_head = {action for statement in actions["sttn-ray-head"] for action in _list(statement["Action"])}
     assert {"ec2:RunInstances", "ec2:TerminateInstances", "iam:PassRole", "ssm:GetParameters"} <= of_head
+    # What changes anything is bound to this cluster's mark, and launching to the types of the file.
+    types = {
+        node_type["node_config"]["InstanceType"]
+        for kind, node_type in CONFIG["available_node_types"].items()
+        if kind != CONFIG["head_node_type"]
+    }
+    for statement in actions["sttn-ray-head"]:
+        changing = [
+            action
+            for action in _list(statement["Action"])
+            if action.startswith("ec2:") and action != "ec2:Describe*" and "NotResource" not in statement
+        ]
+        if changing == ["ec2:RunInstances"]:
+            equal = statement["Condition"]["StringEquals"]
+            assert set(equal["ec2:InstanceType"]) == types
+            assert equal["aws:RequestTag/ray-cluster-name"] == CONFIG["cluster_name"]
+        elif changing:
+            (condition,) = statement["Condition"]["StringEquals"].items()
+            assert condition in (
+                ("ec2:ResourceTag/ray-cluster-name", CONFIG["cluster_name"]),
+                ("ec2:CreateAction", "RunInstances"),
+            )
+            assert condition[0] == "ec2:ResourceTag/ray-cluster-name" or changing == ["ec2:CreateTags"]
+    excepted = [s for s in actions["sttn-ray-head"] if "NotResource" in s]
+    assert [(s["Action"], s["NotResource"]) for s in excepted] == [("ec2:RunInstances", "arn:aws:ec2:*:*:instance/*")]
     (passed,) = [s["Resource"] for s in actions["sttn-ray-head"] if "iam:PassRole" in _list(s["Action"])]
     assert passed.endswith(":role/sttn-ray-worker")
 

@@ -104,6 +104,7 @@ def test_a_training_is_submitted_stopped_and_submitted_again(head: Head, trainin
     request = ["sttn_ray.train", *words(training_shards, run_dir, 2)]
     assert head.submit(*request, name="first").returncode == 0
     wait_until(lambda: has_checkpoint(run_dir), "a checkpoint", seconds=240)
+    assert training_workers(head)
     stopped = head.ray("stop", "first")
     assert stopped.returncode == 0, stopped.stderr
     wait_until(lambda: not training_workers(head), "the workers' end", seconds=60)

@@ -72,7 +72,7 @@ def test_a_trial_that_fails_is_a_row_and_the_others_go_on(training_shards: Path,
     assert "is not finite" in (run_dir / "report/index.html").read_text()
 
     best = load_experiment([str(run_dir / "best.yaml")])
-    assert (best.train.learning_rate, best.train.num_steps, best.run.dir) == (0.001, 2, str(run_dir / "best"))
+    assert (best.train.learning_rate, best.train.num_steps, best.run.dir) == (0.001, 2, str(run_dir / "best-trial-000"))
     assert load_generator(run_dir / "best.pt").config.channels == 64
     assert json.loads((run_dir / "best.json").read_text())["objective"] == good["objective"]
     with pytest.raises(ConfigError, match=r"tune.scheduler was 'fifo', now 'asha'"):
@@ -123,10 +123,11 @@ def test_a_killed_sweep_and_the_same_command(training_shards: Path, tmp_path: Pa
     # The best one again, by its own file: the same metric and the same weights.
     best = json.loads((run_dir / "best.json").read_text())
     assert train(str(run_dir / "best.yaml")).returncode == 0
-    last = read_metrics(run_dir / "best/metrics.jsonl")[-1]
+    again = run_dir / f"best-{best['trial']}"
+    last = read_metrics(again / "metrics.jsonl")[-1]
     assert last["step"] == best["step"]
     assert last["validation_hole_psnr"] == best["objective"]
-    first, second = (load_generator(path).state_dict() for path in (run_dir / "best.pt", run_dir / "best/generator.pt"))
+    first, second = (load_generator(path).state_dict() for path in (run_dir / "best.pt", again / "generator.pt"))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
     # Nothing is left to do, but for the failed ones; a larger number of trials goes on.
@@ -170,10 +171,10 @@ def test_members_of_a_population_take_over_the_training_of_others(training_shard
             theirs = read_metrics(run_dir / origin["folder"] / "metrics.jsonl")
             # Its metrics are the other's up to there, and its own from there on.
             assert lines[: origin["step"]] == theirs[: origin["step"]]
-            settings = json.loads((folder / "run.json").read_text()) if (folder / "run.json").exists() else None
-            if settings is not None:
-                assert settings["train.hole_weight"] == generation["values"]["train.hole_weight"]
             steps = [step for generation, step, _ in reports(trial) if generation == number]
+            if steps:  # else it was taken from there again before it had trained
+                settings = json.loads((folder / "run.json").read_text())
+                assert settings["train.hole_weight"] == generation["values"]["train.hole_weight"]
             assert all(step > origin["step"] for step in steps)
         assert trial["reports"][-1]["generation"] == len(trial["generations"]) - 1
     lineages = [row["lineage"] for row in rows(run_dir)]
@@ -202,7 +203,7 @@ def test_a_sweep_in_an_object_store(
     assert [row["status"] for row in rows(found)] == ["done", "done"]
     assert (found / "report/index.html").is_file()
     assert load_generator(found / "best.pt").config.channels == 64
-    assert load_experiment([str(found / "best.yaml")]).run.dir == f"{bucket}/sweep/best"
+    assert load_experiment([str(found / "best.yaml")]).run.dir.startswith(f"{bucket}/sweep/best-trial-00")
 
 
 def test_wrong_requests_are_refused_with_all_faults(training_shards: Path, tmp_path: Path) -> None:
@@ -228,6 +229,11 @@ def test_wrong_requests_are_refused_with_all_faults(training_shards: Path, tmp_p
     assert "takes no grid" in refuse("tune.search=optuna", space={"run.seed": "grid(0, 1)"})
     assert "goes with tune.search=random" in refuse("tune.search=optuna", "tune.scheduler=pbt")
     assert "needs several trials" in refuse("tune.scheduler=pbt", "tune.num_trials=1")
+    assert "model.preset=sttn takes 432x240" in refuse(space={"model.preset": "choice(small, sttn)"})
+    assert "weights/a.pt: give an absolute path" in refuse(space={"train.start_from": "choice(null, weights/a.pt)"})
+    fixed = {"model.mask_keys": "choice(true, false)", "train.ema_decay": "choice(0, 0.999)"}
+    told = refuse("tune.scheduler=pbt", space=fixed)
+    assert all(f"tune.space.{key}: a member of a population cannot change it" in told for key in fixed)
     assert not (tmp_path / "sweep").exists()
 
 

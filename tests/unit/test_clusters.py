@@ -16,6 +16,9 @@ from ray._private.runtime_env.packaging import _dir_travel
 from ray.autoscaler._private.local.config import bootstrap_local
 from ray.autoscaler._private.util import prepare_config, validate_config
 
+from sttn_ray.corpus import VIDEO_SUFFIXES
+from sttn_ray.images import IMAGE_SUFFIXES
+
 ROOT = Path(__file__).parents[2]
 CLUSTERS = ROOT / "clusters"
 FILES = sorted(path for path in CLUSTERS.iterdir() if path.is_file())
@@ -167,6 +170,7 @@ def test_an_upload_is_small_and_complete(tmp_path: Path) -> None:
     left = [".git/objects/pack/a.pack", ".venv/bin/python", "runs/mine/metrics.jsonl", "demo/corpus/a.mp4"]
     left += ["out/film.mp4", "films/harbor.mov", "shards/clips/shard-00000.parquet", "sttn.pth", "tests/unit/a.py"]
     left += ["docs/training.md", "masks/00000.png", "sttn_ray/__pycache__/train.pyc", ".mypy_cache/a.json"]
+    left += [f"films/a{suffix}" for suffix in VIDEO_SUFFIXES | IMAGE_SUFFIXES]
     for name in sent + left:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x")

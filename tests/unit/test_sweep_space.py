@@ -9,7 +9,7 @@ import pytest
 from sttn_ray.config import apply_override, load_experiment
 from sttn_ray.errors import ConfigError
 from sttn_ray.sweep.objective import read_objective, value_of
-from sttn_ray.sweep.space import Dimension, count_trials, draw_trial, explore, overrides, read_space
+from sttn_ray.sweep.space import Dimension, count_trials, draw_trial, explore, overrides, read_space, settled
 
 METRICS = ("hole_psnr", "psnr", "ssim")
 SPACE = {
@@ -56,6 +56,8 @@ def test_all_faults_are_told_at_once():
             "train.learning_rate": "loguniform(0, 1)",
             "train.adversarial_loss": "choice(hinge, wgan)",
             "train.num_steps": "choice(1, 2)",
+            "trian.valid_weight": "uniform(0, 1)",
+            "masks.line": "grid(1, 1.0)",
             "shards.dir": "choice(a, b)",
             "train.beta2": "normal(0, 1)",
             "train.beta1": "uniform(0.5)",
@@ -70,6 +72,8 @@ def test_all_faults_are_told_at_once():
         "loguniform(0.0, 1.0): the lowest must be above 0",
         "train.adversarial_loss=wgan",
         "tune.space.train.num_steps: is the same for all trials",
+        "trian.valid_weight: trian: no such",
+        "tune.space.masks.line: grid gives an option twice",
         "tune.space.shards.dir: is the same for all trials",
         "normal: no such kind of values",
         "tune.space.train.beta1: uniform takes two numbers",
@@ -77,7 +81,7 @@ def test_all_faults_are_told_at_once():
         "tune.space.masks.box: 3: expected uniform(low, high)",
     ):
         assert any(text in line for line in told), (text, told)
-    assert len(told) == 11
+    assert len(told) == 13
     assert "is empty" in faults({})[0]
 
 
@@ -133,6 +137,22 @@ def test_a_trial_that_is_taken_over_changes_a_little_and_stays_in_bounds():
     ratios = [explore(dimensions, before, rng)["train.hole_weight"] / before["train.hole_weight"] for _ in range(100)]
     near = sum(math.isclose(ratio, 0.8, rel_tol=1e-3) or math.isclose(ratio, 1.25, rel_tol=1e-3) for ratio in ratios)
     assert near > 40
+
+
+def test_numbers_of_a_narrow_range_have_digits_enough():
+    narrow = [Dimension("a", "uniform", (0.9999, 0.99999)), Dimension("b", "loguniform", (100.0, 100.1))]
+    for dimension in narrow:
+        drawn = {draw_trial([dimension], number, seed=0)[dimension.key] for number in range(200)}
+        assert len(drawn) > 150
+        assert all(dimension.values[0] <= value <= dimension.values[1] for value in drawn)
+    # And others no more than a person would write.
+    wide = Dimension("c", "loguniform", (1e-6, 100.0))
+    assert all(float(f"{value:.4g}") == value for value in (draw_trial([wide], n, 0)["c"] for n in range(200)))
+    assert settled(Dimension("d", "uniform", (0.0, 1.0)), 0.0) == 0.0
+    # A step of a fifth of the range, not of the value, which would leave it at once.
+    rng = np.random.default_rng(0)
+    moved = {explore(narrow[:1], {"a": 0.99995}, rng)["a"] for _ in range(100)}
+    assert {0.999932, 0.999968} <= moved
 
 
 @pytest.mark.parametrize(

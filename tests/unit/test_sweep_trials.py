@@ -19,6 +19,7 @@ from sttn_ray.sweep.trials import (
     failed,
     going_on,
     last_step,
+    leave_out,
     lineage,
     new_trial,
     read_trials,
@@ -88,6 +89,30 @@ def test_a_generation_goes_on_where_another_trial_was():
     assert [report["generation"] for report in again["reports"]] == [0, 0, 1]
 
 
+def test_a_training_that_was_given_up_counts_no_more(tmp_path: Path):
+    """It got further, and was better, but nothing of it is left to be the best."""
+    origin = {"trial": "trial-001", "folder": "trials/trial-001/generation-00", "step": 10, "asked_step": 10}
+    ahead = begin_generation(trained(0, [5.0, 9.0]), {KEY: 3.0, WORD: "hinge"}, origin, numbered=True)
+    assert best_trial([ahead, trained(1, [2.0])]) == trained(1, [2.0])
+    assert best_trial([ahead]) is None
+    (row,) = pq.read_table(write_table(tmp_path, [ahead], [KEY])).to_pylist()
+    assert (row["step"], row["objective"], row["is_best"]) == (10, None, False)
+    own = add_report(ahead, step=20, objective=4.0, metrics={}, seconds=1, num_steps=30)
+    assert best_trial([own, trained(1, [2.0, 3.0])]) == own
+    page = write_sweep_page(tmp_path, [own], DIMENSIONS, metric="hole_psnr", num_trials=1, num_steps=30)
+    assert "The best is trial-000, 4 at step 20." in page.read_text()
+
+
+def test_trials_that_have_not_begun_are_left_out_where_fewer_are_wanted(tmp_path: Path, trials: list[Trial]):
+    for trial in [*trials, {**new_trial(1000, {KEY: 1}), "status": "running"}]:
+        write_trial(tmp_path, trial)
+    leave_out(tmp_path, 5)
+    assert len(read_trials(tmp_path)) == 6
+    leave_out(tmp_path, 2)
+    # In the order of their numbers.
+    assert [trial["trial"] for trial in read_trials(tmp_path)] == [*(f"trial-00{n}" for n in range(4)), "trial-1000"]
+
+
 def test_the_best_is_the_best_of_those_that_were_trained_furthest(trials: list[Trial]):
     assert best_trial(trials) == trials[0]
     # It lost after others were stopped, which had been worse by then.
@@ -132,11 +157,11 @@ def test_a_sweep_is_told_as_a_table(trials: list[Trial]):
 
 def test_the_page_shows_every_trial(tmp_path: Path, trials: list[Trial]):
     trials[4]["values"][WORD] = "hinge"
-    page = write_sweep_page(tmp_path, trials, DIMENSIONS, metric="hole_psnr", num_steps=30)
+    page = write_sweep_page(tmp_path, trials, DIMENSIONS, metric="hole_psnr", num_trials=7, num_steps=30)
     text = page.read_text()
     assert page == tmp_path / "report/index.html"
     assert all(trial["trial"] in text for trial in trials)
-    assert "5 trials: 1 done, 1 stopped, 1 failed." in text
+    assert "7 trials: 1 running, 1 done, 1 stopped, 1 failed, 3 waiting." in text
     assert "trial-000 (best)" in text
     assert "the gradient of step 12 is not finite" in text
     assert text.count("<svg") == 4
