@@ -246,7 +246,6 @@ def test_more_trials_at_a_time_than_the_cluster_carries_are_refused(training_sha
 
 @pytest.mark.slow
 def test_optuna_proposes_values(training_shards: Path, tmp_path: Path) -> None:
-    pytest.importorskip("optuna")
     run_dir = tmp_path / "sweep"
     command = request(
         *(training_shards, run_dir, SPACE, "train.num_steps=1", "tune.num_trials=7", "tune.search=optuna"),

@@ -104,7 +104,6 @@ def test_the_state_that_is_taken_over_is_the_one_asked_for_or_the_next(tmp_path:
 
 
 def test_optuna_goes_where_it_was_better(tmp_path: Path):
-    pytest.importorskip("optuna")
     for number in range(30):
         values = draw_trial(DIMENSIONS, number, seed=0)
         write_trained(tmp_path, number, [-abs(values["train.hole_weight"] - 2.0)])
