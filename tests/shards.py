@@ -12,19 +12,9 @@ from numpy.typing import NDArray
 
 from sttn_ray.corpus import Entry, Kind, Source, index_source, read_pictures
 from sttn_ray.shards.plan import Range, clip_ranges
-from sttn_ray.shards.tables import (
-    CLIP_SCHEMA,
-    unpack_frame,
-)
-from sttn_ray.shards.write import (
-    Fault,
-    IndexRow,
-    ShardSettings,
-    write_clips,
-)
-from tests.media import (
-    make_texture,
-)
+from sttn_ray.shards.tables import CLIP_SCHEMA, unpack_frame
+from sttn_ray.shards.write import Fault, IndexRow, ShardSettings, write_clips
+from tests.media import make_texture
 
 WIDTH, HEIGHT = 96, 64
 SETTINGS = ShardSettings(

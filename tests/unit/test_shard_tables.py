@@ -9,16 +9,8 @@ import pytest
 from PIL import Image
 
 from sttn_ray.errors import ShardError
-from sttn_ray.shards.tables import (
-    pack_frame,
-    pack_mask,
-    unpack_frame,
-    unpack_mask,
-)
-from tests.media import (
-    make_pictures,
-    png_that_claims,
-)
+from sttn_ray.shards.tables import pack_frame, pack_mask, unpack_frame, unpack_mask
+from tests.media import make_pictures, png_that_claims
 from tests.shards import HEIGHT, WIDTH
 
 

@@ -15,24 +15,11 @@ from sttn_ray.corpus import Entry, read_pictures
 from sttn_ray.errors import ShardError
 from sttn_ray.shards import read
 from sttn_ray.shards.read import read_clip, read_index, read_masks
-from sttn_ray.shards.tables import (
-    CLIP_SCHEMA,
-    INDEX_SCHEMA,
-    rows_sha256,
-)
+from sttn_ray.shards.tables import CLIP_SCHEMA, INDEX_SCHEMA, rows_sha256
 from sttn_ray.shards.verify import verify_shards
-from sttn_ray.shards.write import (
-    IndexRow,
-    write_clips,
-    write_drawn_masks,
-    write_object_masks,
-)
+from sttn_ray.shards.write import IndexRow, write_clips, write_drawn_masks, write_object_masks
 from sttn_ray.storage import file_sha256
-from tests.media import (
-    flip_byte,
-    make_images,
-    make_pictures,
-)
+from tests.media import flip_byte, make_images, make_pictures
 from tests.shards import SETTINGS, Picture, index, object_ids, whole
 
 

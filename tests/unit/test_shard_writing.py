@@ -14,24 +14,10 @@ from sttn_ray.corpus import Entry, Kind
 from sttn_ray.errors import CorpusError, MaskError, VideoError
 from sttn_ray.masks.draw import FAMILIES
 from sttn_ray.shards.records import ShardsDir
-from sttn_ray.shards.tables import (
-    MASK_SCHEMA,
-    unpack_mask,
-)
-from sttn_ray.shards.write import (
-    Fault,
-    write_drawn_masks,
-    write_object_masks,
-)
+from sttn_ray.shards.tables import MASK_SCHEMA, unpack_mask
+from sttn_ray.shards.write import Fault, write_drawn_masks, write_object_masks
 from sttn_ray.storage import file_sha256
-from tests.media import (
-    flip_byte,
-    make_damaged_copy,
-    make_images,
-    make_pictures,
-    make_video,
-    zip_folder,
-)
+from tests.media import flip_byte, make_damaged_copy, make_images, make_pictures, make_video, zip_folder
 from tests.shards import (
     HEIGHT,
     SETTINGS,
