@@ -155,6 +155,11 @@ def test_numbers_of_a_narrow_range_have_digits_enough():
     assert {0.999932, 0.999968} <= moved
 
 
+def test_an_objective_with_a_weight_that_is_no_number():
+    with pytest.raises(ConfigError, match="1e999 is too large"):
+        read_objective("psnr + 1e999*ssim", METRICS)
+
+
 @pytest.mark.parametrize(
     ("text", "weights"),
     [

@@ -43,6 +43,10 @@ def test_trials_at_a_time(monkeypatch: pytest.MonkeyPatch):
     assert cluster.choose_num_trials(None, 1, 2, "cuda") == 64
     assert cluster.choose_num_trials(None, 8, 2, "cuda") == 8
     assert cluster.choose_num_trials(None, 3, 2, "cuda") == 21
+    # Nodes that come as they are needed: then as many as were said.
+    assert cluster.choose_num_trials(100, 1, 2, "cuda", can_grow=True) == 100
+    with pytest.raises(ConfigError, match=r"say tune.max_concurrent"):
+        cluster.choose_num_trials(None, 1, 2, "cuda", can_grow=True)
     # Few CPUs beside the GPUs are the limit then.
     use_nodes(monkeypatch, *[{"CPU": 4, "GPU": 8}] * 2)
     assert cluster.choose_num_trials(None, 1, 2, "cuda") == 4
