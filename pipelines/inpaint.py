@@ -18,7 +18,9 @@ import logging
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -27,11 +29,19 @@ import ray
 from sttn_ray import cluster
 from sttn_ray.catalog.items import Item, read_catalog, refuse_overwriting, single_item
 from sttn_ray.catalog.manifest import OUTCOME_FIELDS, manifest_row, pending_outcome, unpack_outcomes, write_manifest
-from sttn_ray.catalog.plan import Settings
+from sttn_ray.catalog.plan import Settings, input_stats
+from sttn_ray.catalog.publish import outcome_if_current
 from sttn_ray.catalog.records import ItemDir, claim_output
 from sttn_ray.completion.schedule import Schedule
 from sttn_ray.config import Experiment
-from sttn_ray.errors import CheckpointError, ConfigError, describe_failures, failed_outcome
+from sttn_ray.errors import (
+    CheckpointError,
+    ConfigError,
+    StorageError,
+    SttnError,
+    describe_failures,
+    failed_outcome,
+)
 from sttn_ray.model.generator import Generator
 from sttn_ray.model.precision import fastest_precision
 from sttn_ray.model.weights import load_generator
@@ -52,6 +62,7 @@ Row = dict[str, Any]
 # A task costs the driver some 10 ms. Where there are many videos several are planned in one, though their segments then
 # come later.
 MAX_SINGLE_ITEMS, MAX_ITEMS_A_TASK = 4000, 32
+RECORDS_AT_ONCE = 32  # a request each, where they lie in a store
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,7 +94,7 @@ def run(experiment: Experiment, *, is_dry: bool = False) -> int:
     settings = make_settings(experiment, _choose_device(experiment), checkpoint_sha256)
     pool = _choose_pool(experiment, settings)
     output_dir = absolute(options.output or "")
-    refuse_overwriting(items, str(output_dir))
+    refuse_overwriting(items, str(output_dir), options.catalog)
     if is_dry or options.preview:
         chosen = items if is_dry else [items[n] for n in sorted({*_spread(len(items), options.preview or 1)})]
         show = dry_run if is_dry else write_preview
@@ -110,12 +121,13 @@ def run(experiment: Experiment, *, is_dry: bool = False) -> int:
     rows = build(items, job, generator, pool).iter_rows()
     with ProgressLine(job.progress, num_items=len(items), interval_s=experiment.run.log_interval_s):
         outcomes, stopped = _collect(rows, len(items), options.max_error_fraction)
-    if stopped is None:
-        # What has no outcome here, another driver on the same output has done.
-        outcomes |= {n: _recorded(item, job) for n, item in enumerate(items) if n not in outcomes}
-    left = pending_outcome("the job was stopped before it; the same command goes on")
-    records = [manifest_row(item, outcomes.get(n, left)) for n, item in enumerate(items)]
-    manifest = write_manifest(output_dir, records)
+    try:
+        outcomes |= _missing(items, outcomes, job, is_stopped=stopped is not None)
+        records = [manifest_row(item, outcomes[n]) for n, item in enumerate(items)]
+        manifest = write_manifest(output_dir, records)
+    except StorageError as error:
+        log.error("the manifest was not written, though videos were done: %s; the same command writes it", error)
+        return 1
     return _report(records, manifest, time.monotonic() - start) if stopped is None else _report_stop(stopped, manifest)
 
 
@@ -169,11 +181,30 @@ def _collect(rows: Iterable[Row], num_items: int, max_error_fraction: float) -> 
     return outcomes, None
 
 
-def _recorded(item: Item, job: "Job") -> Row:
-    found = ItemDir(job.output_dir, item.output).read_outcome()
-    if found is None:
-        return failed_outcome("publish", RuntimeError("its segments ended without an outcome"))
-    return {name: found[name] for name in OUTCOME_FIELDS if name in found}
+def _missing(items: Sequence[Item], known: Collection[int], job: Job, *, is_stopped: bool) -> dict[int, Row]:
+    """The outcomes of the videos of which no row told: their records', of an earlier run or another driver."""
+    missing = [n for n in range(len(items)) if n not in known]
+    with ThreadPoolExecutor(RECORDS_AT_ONCE) as pool:
+        return dict(
+            zip(missing, pool.map(lambda n: _recorded(items[n], job, is_stopped=is_stopped), missing), strict=True)
+        )
+
+
+def _recorded(item: Item, job: Job, *, is_stopped: bool) -> Row:
+    """The outcome of a record; of a run that was stopped only where the video would not be done again."""
+    item_dir = ItemDir(job.output_dir, item.output)
+    found = None
+    if not is_stopped:
+        found = item_dir.read_outcome()
+    elif item.fault is None:
+        with suppress(SttnError):
+            inputs = input_stats(item.video, item.mask, item.boxes)
+            found = outcome_if_current(item_dir, inputs, job.settings.hash())
+    if found is not None:
+        return {name: found[name] for name in OUTCOME_FIELDS if name in found}
+    if is_stopped:
+        return pending_outcome("the job was stopped before it; the same command goes on")
+    return failed_outcome("publish", RuntimeError("its segments ended without an outcome"))
 
 
 def _requested_items(experiment: Experiment) -> list[Item]:
@@ -265,7 +296,8 @@ def _report(records: Sequence[Row], manifest: StoragePath, seconds: float) -> in
     counts = Counter(record["status"] for record in records)
     for record in records:
         if record["status"] in FAILED:
-            log.error("%s at %s: %s", record["status"], record["step"], record["reason"])
+            named = "" if record["video"] in record["reason"] else f"{record['video']}: "
+            log.error("%s at %s: %s%s", record["status"], record["step"], named, record["reason"])
     log.info(
         "%d done (%d frames), %d copied without a hole, %d failed%s, in %.0f s; manifest: %s",
         counts["done"],

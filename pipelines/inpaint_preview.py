@@ -21,7 +21,7 @@ from sttn_ray.catalog.plan import Plan, Settings, input_stats, plan_video
 from sttn_ray.catalog.preview import displayed_frame, make_preview, preview_frames
 from sttn_ray.catalog.publish import outcome_if_current
 from sttn_ray.catalog.records import ItemDir
-from sttn_ray.errors import ConfigError, SttnError, failed_outcome
+from sttn_ray.errors import ConfigError, PoisonError, SttnError, failed_outcome
 from sttn_ray.model.generator import Generator
 from sttn_ray.paths import StoragePath
 from sttn_ray.report.preview import Picture, draw_preview, preview_page, write_picture
@@ -77,12 +77,15 @@ def make_facts_fn(settings: Settings, output_dir: str) -> Callable[[Row], Row]:
             if item.fault is not None:
                 raise ConfigError(item.fault)
             inputs = input_stats(item.video, item.mask, item.boxes)
-            if outcome := outcome_if_current(ItemDir(output_dir, item.output), inputs, settings.hash()):
+            item_dir = ItemDir(output_dir, item.output)
+            if outcome := outcome_if_current(item_dir, inputs, settings.hash()):
                 status = "failed" if outcome["status"] == "quarantined" else "done"
                 reason = outcome.get("reason", "")
                 return {"number": number, "facts": {"video": item.video, "status": status, "reason": reason}}
             with attempt(_scratch_dir(item), "plan", this_place()):
-                return {"number": number, "facts": plan_facts(plan_video(item, settings))}
+                plan = plan_video(item, settings)
+            left = [n for n, record in enumerate(item_dir.read_segments(plan)) if record is None]
+            return {"number": number, "facts": plan_facts(plan, left)}
         except Exception as error:  # noqa: BLE001 -- this operator's one boundary
             return {"number": number, "facts": {"video": item.video, **_failed(error)}}
 
@@ -164,7 +167,8 @@ class Painter:
                 shown |= self._show(item, number)
         except Exception as error:  # noqa: BLE001 -- this operator's one boundary
             shown |= _failed(error)
-            shown["pictures"] = self._show_plain(item, number)
+            if not isinstance(error, PoisonError):  # it would take the process with it once more
+                shown["pictures"] = self._show_plain(item, number)
         return {"number": number, "shown": shown}
 
     def _show(self, item: Item, number: int) -> Row:
@@ -187,7 +191,7 @@ class Painter:
         """The picture alone, so that a box can be read off."""
         index = index_video(item.video, interlaced=self._settings.interlaced)
         frame = index.num_frames // 2
-        picture = displayed_frame(index, frame)
+        picture = displayed_frame(index, frame, on_damage=self._settings.on_damage)
         alone = draw_preview(picture, np.zeros(picture.shape[:2], bool), None)
         return self._write([alone], [frame], index.times_s(), number)
 

@@ -30,6 +30,7 @@ from sttn_ray.memory import give_back_memory
 from .gauges import count_bytes, timed
 
 FAILED = ("failed", "quarantined")
+FINISHED = ("done", "degraded", "copied")
 Row = dict[str, Any]
 
 
@@ -128,9 +129,9 @@ def _plan(item: Item, number: int, job: Job) -> tuple[_Todo, Row | None]:
     try:
         if item.fault is not None:
             raise ConfigError(item.fault)
-        if job.is_over:
-            return _NOTHING, NOT_BEGUN
         inputs = input_stats(item.video, item.mask, item.boxes)
+        if job.is_over:
+            return _NOTHING, outcome_if_current(item_dir, inputs, job.settings.hash()) or NOT_BEGUN
         with attempt(item_dir, "plan", this_place()), timed("plan"):
             todo, outcome = _plan_item(item, item_dir, inputs, job.settings)
     except Exception as error:  # noqa: BLE001 -- this operator's one boundary
@@ -154,14 +155,15 @@ def _plan_item(item: Item, item_dir: ItemDir, inputs: list[Any], settings: Setti
         if outcome := outcome_for_touched_inputs(item_dir, plan):
             return _NOTHING, outcome
         item_dir.write_plan(plan)
-    outcome = item_dir.read_outcome()
-    if outcome is not None and outcome.get("plan_hash") != plan.plan_hash:  # it failed, or is of another source
+    if outcome := done_outcome(item_dir, plan):  # by another driver, since
+        return _NOTHING, outcome
+    if item_dir.read_outcome() is not None:  # it failed, is of another source, or its output is gone or damaged
         item_dir.clear_outcome()
     if not plan.has_hole:
-        return _NOTHING, publish_copy(item_dir, plan)
+        return _NOTHING, _counted(publish_copy(item_dir, plan))
     records = item_dir.read_segments(plan)
     frames = {n: stop - start for n, (start, stop) in enumerate(plan.segments) if records[n] is None}
-    return _Todo(plan.plan_hash, frames), None if frames else publish_if_complete(item_dir, plan)
+    return _Todo(plan.plan_hash, frames), None if frames else _counted(publish_if_complete(item_dir, plan))
 
 
 def make_encode_fn(job: Job) -> Callable[[Row], Row]:
@@ -189,19 +191,25 @@ def make_encode_fn(job: Job) -> Callable[[Row], Row]:
                 job.progress.add.remote("encoded", row["frames"])
                 step = "publish"
                 with timed("publish"):
-                    outcome = publish_if_complete(item_dir, plan)
+                    outcome = _counted(publish_if_complete(item_dir, plan))
         except Exception as error:  # noqa: BLE001 -- this operator's one boundary
             return row | ended(row["item"], end_segment(item_dir, row["item"], step, error, plan, job))
         finally:
             give_back_memory()
         if outcome is None:
             return row
-        count_bytes("read", outcome["source_bytes"])
-        count_bytes("written", outcome["num_bytes"])
         job.progress.finish.remote(row["item"], outcome["status"])
         return row | ended(row["item"], outcome)
 
     return encode
+
+
+def _counted(outcome: Row | None) -> Row | None:
+    """What was published, or None; its bytes are counted."""
+    if outcome is not None:
+        count_bytes("read", outcome["source_bytes"])
+        count_bytes("written", outcome["num_bytes"])
+    return outcome
 
 
 def ended(item: int, outcome: Row) -> Row:
@@ -226,6 +234,11 @@ def _fail(item_dir: ItemDir | None, item: int, step: str, error: Exception, inpu
     outcome = failed_outcome(step, error)
     if item_dir is not None:
         with suppress(StorageError):  # the row says it all the same
+            known = item_dir.read_outcome()
+            if known is not None and known["status"] in FINISHED:
+                # Its source or mask is away or damaged now: when they are back, nothing is to be done again.
+                job.progress.finish.remote(item, outcome["status"])
+                return outcome
             item_dir.write_outcome(outcome | {"inputs": inputs, "settings_hash": job.settings.hash()})
     job.progress.finish.remote(item, outcome["status"])
     return outcome

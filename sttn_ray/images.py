@@ -26,7 +26,8 @@ ErrorClass = type[SttnError]
 def natural_key(name: str) -> list[tuple[int, str]]:
     """Sorts numbers inside names by value: 2.png before 10.png."""
     parts = re.split(r"(\d+)", name)
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+    # Not as integers, which Python makes of 4300 digits at most: by length, then by digits.
+    return [(len(part.lstrip("0")), part.lstrip("0")) if part.isdecimal() else (-1, part) for part in parts]
 
 
 def is_image(name: str) -> bool:

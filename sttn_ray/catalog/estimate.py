@@ -51,25 +51,24 @@ class Estimate(NamedTuple):
         return self.todo + self.copied + self.done + self.failed
 
 
-def plan_facts(plan: Plan, segments: Collection[int] | None = None) -> Row:
+def plan_facts(plan: Plan, segments: Collection[int]) -> Row:
     """The row of a video that can be done, for `estimate_job`.
 
     Args:
         plan: of the video.
-        segments: numbers of those still to be done; default: all.
+        segments: numbers of those still to be done.
     """
-    numbers = range(len(plan.segments)) if segments is None else segments
     width, height = plan.index.displayed_size
     return {
         "video": plan.index.path,
         "status": "todo" if plan.has_hole else "copied",
         "reason": "",
-        "frames": sum(plan.segments[n][1] - plan.segments[n][0] for n in numbers),
+        "frames": sum(plan.segments[n][1] - plan.segments[n][0] for n in segments),
         "width": width,
         "height": height,
         "hole_share": plan.hole_share,
-        "hole_frames": sum(plan.hole_frames[n] for n in numbers),
-        "segments": len(numbers),
+        "hole_frames": sum(plan.hole_frames[n] for n in segments),
+        "segments": len(segments),
         "source_bytes": plan.index.num_bytes,
     }
 

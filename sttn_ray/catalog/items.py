@@ -12,6 +12,7 @@ from sttn_ray.errors import CatalogError, ConfigError
 from sttn_ray.paths import is_remote
 from sttn_ray.rows import read_rows
 
+MANIFEST = "manifest.parquet"
 COLUMNS = {"video", "mask", "boxes", "output"}
 _VIDEO_SUFFIX = re.compile(
     r"\.(3gp|avi|flv|m2ts|m4v|mkv|mov|mp4|mpeg|mpg|mts|mxf|nut|ogv|ts|vob|webm|wmv|y4m)", re.IGNORECASE
@@ -60,22 +61,31 @@ def read_catalog(path: str) -> list[Item]:
     return _named(rows, path.rpartition("/")[0] if is_remote(path) else str(Path(path).absolute().parent))
 
 
-def refuse_overwriting(items: Sequence[Item], output_dir: str) -> None:
-    """Check that no output would take the place of a video or a mask of the request.
+def refuse_overwriting(items: Sequence[Item], output_dir: str, catalog: str | None = None) -> None:
+    """Check that no output would take the place of a video or a mask of the request, nor the manifest of the catalog.
 
     Raises:
         ConfigError: which ones it would.
     """
     usable = [item for item in items if item.fault is None]
-    inputs = {_real(os.path.splitext(p)[0]): p for i in usable for p in (i.video, i.mask) if p}
-    targets = [_real(f"{output_dir.rstrip('/')}/{item.output}") for item in usable]
+    paths = [p for i in usable for p in (i.video, i.mask) if p]
+    # A link by its own name, and by what it leads to.
+    inputs = {os.path.splitext(found)[0]: p for p in paths for found in (_placed(p), _real(p))}
+    targets = [_placed(f"{output_dir.rstrip('/')}/{item.output}") for item in usable]
     faults = [
         f"{inputs[target]}: would be overwritten by an output; choose another inpaint.output"
         for target in targets
         if target in inputs
     ]
+    if catalog and _placed(f"{output_dir.rstrip('/')}/{MANIFEST}") in (_placed(catalog), _real(catalog)):
+        faults.append(f"{catalog}: would be overwritten by the manifest; choose another inpaint.output")
     if faults:
         raise ConfigError("\n".join(faults))
+
+
+def _placed(path: str) -> str:
+    """A path whose folders are no links."""
+    return path if is_remote(path) else os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
 
 
 def _real(path: str) -> str:
@@ -155,4 +165,6 @@ def _absolute(path: Any, folder: str) -> str:
     text = str(path or "").strip()
     if not text or is_remote(text):
         return text
-    return f"{folder}/{text}" if is_remote(folder) else os.path.normpath(os.path.join(folder, text))
+    if is_remote(folder) and not os.path.isabs(text):
+        return f"{folder}/{text}"
+    return os.path.normpath(os.path.join(folder, text))

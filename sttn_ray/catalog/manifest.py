@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sttn_ray.catalog.items import Item
+from sttn_ray.catalog.items import MANIFEST, Item
 from sttn_ray.paths import StoragePath
 from sttn_ray.storage import published
 
@@ -59,12 +59,19 @@ def manifest_row(item: Item, outcome: dict[str, Any]) -> dict[str, Any]:
     row = {"video": item.video, "mask": item.mask, "boxes": item.boxes, "is_unexpected": False, **outcome}
     if row.get("seconds") and row.get("frames"):
         row["fps"] = row["frames"] / row["seconds"]
-    return row
+    return {name: _as_text(value) for name, value in row.items()}
+
+
+def _as_text(value: Any) -> Any:
+    """Text that Parquet holds: a file name in an error may not be UTF-8."""
+    if isinstance(value, list):
+        return [_as_text(part) for part in value]
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
 def write_manifest(output_dir: StoragePath, rows: Sequence[dict[str, Any]]) -> StoragePath:
     """Write manifest.parquet; returns its path."""
-    path = output_dir / "manifest.parquet"
+    path = output_dir / MANIFEST
     with published(path) as temporary:
         pq.write_table(pa.Table.from_pylist(list(rows), SCHEMA), temporary)
     return path

@@ -19,7 +19,7 @@ from sttn_ray.masks.read import MaskSource, boxes_source, check_fit, mask_source
 from sttn_ray.paths import stamps
 from sttn_ray.storage import record_hash
 from sttn_ray.video.assemble import Container, choose_container
-from sttn_ray.video.color import ColorFormat, color_format
+from sttn_ray.video.color import ColorFormat
 from sttn_ray.video.decode import OnDamage
 from sttn_ray.video.encode import Codec, EncoderSettings, choose_encoder
 from sttn_ray.video.index import Interlaced, VideoIndex, index_video
@@ -114,7 +114,7 @@ class Plan:
 
     @property
     def color(self) -> ColorFormat:
-        return _color(self.index)
+        return self.index.color_format()
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -154,7 +154,7 @@ def plan_video(item: Item, settings: Settings) -> Plan:
     """
     inputs = input_stats(item.video, item.mask, item.boxes)
     index = index_video(item.video, interlaced=settings.interlaced)
-    source, found_note = _mask_source(item, index)
+    source, found_note = _mask_source(item, index, settings)
     encoder, encoder_note = choose_encoder(
         index,
         codec=settings.codec,
@@ -213,17 +213,13 @@ def plan_holes(plan: Plan, settings: Settings, start: int, stop: int) -> Iterato
     )
 
 
-def _color(index: VideoIndex) -> ColorFormat:
-    return color_format(index.pix_fmt, index.color[0], index.color[1])
-
-
-def _mask_source(item: Item, index: VideoIndex) -> tuple[MaskSource, str | None]:
+def _mask_source(item: Item, index: VideoIndex, settings: Settings) -> tuple[MaskSource, str | None]:
     """Where the masks come from, and what to say of it."""
     if not item.boxes:
         return mask_source(item.mask or ""), None
     if item.boxes != AUTO_LOGO:
         return boxes_source(item.boxes), None
-    found = find_marks(index)
+    found = find_marks(index, on_damage=settings.on_damage)
     if not found.marks:
         raise MaskError(f"{item.video}: no standing mark was found: {found.reason}; give boxes or a mask")
     boxes = marks_as_boxes(found.marks)
@@ -257,7 +253,7 @@ def _hole_shares(source: MaskSource, index: VideoIndex, settings: Settings) -> l
         read_masks(source, index, 0, index.num_frames),
         dilation_px=settings.dilation_px,
         feather_px=0,
-        chroma_step=_color(index).chroma_step,
+        chroma_step=index.color_format().chroma_step,
     ):
         if hole is not last:
             last, share = hole, float(hole.pixels.mean())

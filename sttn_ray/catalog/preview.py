@@ -13,8 +13,8 @@ from sttn_ray.completion.engine import Engine
 from sttn_ray.masks.hole import make_hole
 from sttn_ray.masks.read import MaskSource, read_masks
 from sttn_ray.report.preview import Picture, draw_preview
-from sttn_ray.video.color import ColorFormat, Planes, color_format, frame_planes, planes_to_rgb
-from sttn_ray.video.decode import decode_range
+from sttn_ray.video.color import ColorFormat, Planes, frame_planes, planes_to_rgb
+from sttn_ray.video.decode import OnDamage, decode_range
 from sttn_ray.video.index import VideoIndex
 
 
@@ -51,20 +51,20 @@ def make_preview(plan: Plan, engine: Engine | None, settings: Settings, frames: 
     return [_draw_frame(plan, engine, settings, number) for number in frames]
 
 
-def displayed_frame(index: VideoIndex, number: int) -> Picture:
+def displayed_frame(index: VideoIndex, number: int, *, on_damage: OnDamage = "fail") -> Picture:
     """A frame as a player shows it, (height, width, 3) RGB.
 
     Raises:
         VideoError: it cannot be read.
     """
-    color = _color(index)
-    (frame,) = decode_range(index, number, number + 1)
+    color = index.color_format()
+    (frame,) = decode_range(index, number, number + 1, on_damage=on_damage)
     return _as_displayed(frame_planes(frame, color), color, index)
 
 
 def _draw_frame(plan: Plan, engine: Engine | None, settings: Settings, number: int) -> Picture:
     index = plan.index
-    color = _color(index)
+    color = index.color_format()
     (mask,) = read_masks(plan.mask, index, number, number + 1)
     hole = make_hole(
         mask,
@@ -97,10 +97,6 @@ def _mask_areas(source: MaskSource, index: VideoIndex) -> NDArray[np.int64]:
             last, area = mask, int(mask.sum())
         areas.append(area)
     return np.array(areas, np.int64)
-
-
-def _color(index: VideoIndex) -> ColorFormat:
-    return color_format(index.pix_fmt, index.color[0], index.color[1])
 
 
 def _as_displayed(planes: Planes, color: ColorFormat, index: VideoIndex) -> Picture:

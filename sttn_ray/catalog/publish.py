@@ -59,12 +59,13 @@ def publish_if_complete(item_dir: ItemDir, plan: Plan) -> dict[str, Any] | None:
 
 def publish_copy(item_dir: ItemDir, plan: Plan) -> dict[str, Any]:
     """A video without a hole is copied as a file, in its own container."""
-    target = item_dir.output_dir / str(PurePosixPath(plan.output).with_suffix(PurePosixPath(plan.index.path).suffix))
+    name = str(PurePosixPath(plan.output).with_suffix(PurePosixPath(plan.index.path).suffix))
+    target = item_dir.output_dir / name
     with published(target, temporary_dir=_work_dir(item_dir)) as temporary:
         copy_file(plan.index.path, temporary)
         content = _content(temporary)
         _refuse_changed_inputs(plan)
-    outcome = _outcome(plan, "copied", target) | content
+    outcome = _outcome(plan, "copied", target) | content | {"output": name}
     item_dir.write_outcome(outcome)
     item_dir.clear_work()
     return outcome
@@ -80,9 +81,11 @@ def _content(path: Path) -> dict[str, Any]:
 
 
 def done_outcome(item_dir: ItemDir, plan: Plan) -> dict[str, Any] | None:
-    """The outcome of a plan that another task, or another driver, has published meanwhile."""
+    """The outcome of a plan that another task, or another driver, has published meanwhile, and its output is whole."""
     outcome = item_dir.read_outcome()
     if outcome is None or outcome.get("plan_hash") != plan.plan_hash:
+        return None
+    if not is_file(item_dir.output_dir / outcome["output"], outcome):
         return None
     item_dir.clear_work()  # what this task has recorded since
     return outcome
@@ -125,7 +128,7 @@ def _outcome(plan: Plan, status: str, target: StoragePath) -> dict[str, Any]:
     width, height = plan.index.displayed_size
     return {
         "status": status,
-        "output": str(PurePosixPath(plan.output).with_suffix(target.suffix)),
+        "output": plan.output,
         "frames": plan.index.num_frames,
         "width": width,
         "height": height,

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sttn_ray.masks.overlays import find_overlays
-from sttn_ray.video.color import color_format, frame_planes
-from sttn_ray.video.decode import decode_range
+from sttn_ray.video.color import frame_planes
+from sttn_ray.video.decode import OnDamage, decode_range
 from sttn_ray.video.index import VideoIndex
 
 NUM_SAMPLES = 80
@@ -47,8 +47,12 @@ class FoundMarks(NamedTuple):
     reason: str | None
 
 
-def find_marks(index: VideoIndex) -> FoundMarks:
+def find_marks(index: VideoIndex, *, on_damage: OnDamage = "fail") -> FoundMarks:
     """Find marks that stand still while the picture changes.
+
+    Args:
+        index: of the film.
+        on_damage: what is done with damaged frames, as in `decode_range`.
 
     Raises:
         VideoError: a frame is missing or damaged, or its pixel format is not supported.
@@ -57,7 +61,7 @@ def find_marks(index: VideoIndex) -> FoundMarks:
     numbers = frames_to_sample(index, NUM_SAMPLES)
     if len(numbers) < MIN_SAMPLES:
         return FoundMarks((), f"too short to tell: {len(numbers)} frames, at least {MIN_SAMPLES} are needed")
-    luma = sample_luma(index, numbers)
+    luma = sample_luma(index, numbers, on_damage=on_damage)
     overlays, reason = find_overlays(luma)
     width, height = index.displayed_size
     scale = width / luma.shape[2], height / luma.shape[1]
@@ -88,20 +92,21 @@ def frames_to_sample(index: VideoIndex, count: int) -> list[int]:
     return [int(number) for number in keys[np.round(chosen).astype(int)]]
 
 
-def sample_luma(index: VideoIndex, numbers: Sequence[int]) -> NDArray[np.uint8]:
+def sample_luma(index: VideoIndex, numbers: Sequence[int], *, on_damage: OnDamage = "fail") -> NDArray[np.uint8]:
     """Luma of frames as displayed, (frames, height, width), scaled so that no side is above `MAX_SIDE`.
 
     Raises:
         VideoError: a frame is missing or damaged, or its pixel format is not supported.
         StorageError: the file cannot be read.
     """
-    color = color_format(index.pix_fmt, *index.color[:2])
+    color = index.color_format()
     scale = min(1.0, MAX_SIDE / max(index.width, index.height))
     size = max(1, round(index.width * scale)), max(1, round(index.height * scale))
     samples = []
     for run in _runs(index, numbers):
         wanted = set(run)
-        for number, frame in enumerate(decode_range(index, run[0], run[-1] + 1), run[0]):
+        frames = decode_range(index, run[0], run[-1] + 1, on_damage=on_damage)
+        for number, frame in enumerate(frames, run[0]):
             if number in wanted:
                 luma = cv2.resize(frame_planes(frame, color)[0], size, interpolation=cv2.INTER_AREA)
                 luma = (luma >> (color.bits - 8)).astype(np.uint8)

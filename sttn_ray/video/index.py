@@ -1,5 +1,6 @@
 """What a video file holds, read once: every frame's timestamp, the keyframes, the tags, the content's hash."""
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -13,12 +14,19 @@ from av.stream import Disposition
 from sttn_ray.errors import StorageError, VideoError
 from sttn_ray.paths import ALL, READ_ERRORS, SOME, as_path, is_file, is_remote, open_binary, reading, reason
 from sttn_ray.storage import file_sha256
+from sttn_ray.video.color import ColorFormat, color_format
 from sttn_ray.video.deinterlace import can_deinterlace
 from sttn_ray.video.hdr import read_hdr
 
 Interlaced = Literal["refuse", "deinterlace"]
 
 
+# Containers of video. Not in it: playlists and lists of files (hls, concat, dash), which would read other files and
+# reach into the network, and still images, of which a name such as img%03d.jpg stands for many.
+_CONTAINERS = {
+    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,flv,asf,mxf,nut,ogg,gxf,"
+    "yuv4mpegpipe,ivf,dv,gif,h264,hevc,rm,wav,mp3,flac,aac"
+}
 # Of one frame; a header that claims more is not believed.
 MAX_PIXELS = 16384 * 16384
 # FFmpeg's numbers for a stream whose frames consist of two fields, by the order in which they are coded and shown.
@@ -90,6 +98,17 @@ class VideoIndex:
         """Width and height of the picture as a player shows it, pixels taken as square."""
         return (self.height, self.width) if self.rotation % 180 else (self.width, self.height)
 
+    def color_format(self) -> ColorFormat:
+        """How its samples are to be read.
+
+        Raises:
+            VideoError: the pixel format is not supported.
+        """
+        try:
+            return color_format(self.pix_fmt, self.color[0], self.color[1])
+        except VideoError as error:
+            raise VideoError(f"{self.path}: {error}") from error
+
     def times_s(self) -> list[float]:
         """Seconds of every frame after the first one."""
         return [float((pts - self.pts[0]) * self.time_base) for pts in self.pts]
@@ -128,11 +147,14 @@ def open_video(path: str, *, ahead: int = SOME) -> Iterator[av.container.InputCo
         StorageError: it cannot be read.
     """
     if not is_remote(path):
-        with av.open(path, metadata_errors="surrogateescape") as container:
+        with av.open(path, options=_CONTAINERS, metadata_errors="surrogateescape") as container:
             yield container
         return
     try:
-        with open_binary(path, ahead=ahead) as file, av.open(file, metadata_errors="surrogateescape") as container:
+        with (
+            open_binary(path, ahead=ahead) as file,
+            av.open(file, options=_CONTAINERS, metadata_errors="surrogateescape") as container,
+        ):
             yield container
     except av.FFmpegError:
         raise
@@ -177,7 +199,8 @@ def index_video(path: str, *, interlaced: Interlaced = "refuse") -> VideoIndex:
         if pts is None:
             pts = _pts_by_decoding(path, header["stream"])
     except av.FFmpegError as error:
-        raise VideoError(f"{path}: cannot be read as a video ({error.strerror})") from error
+        hint = "; a picture, a playlist, or no container of video that is read here" * (error.errno == errno.EINVAL)
+        raise VideoError(f"{path}: cannot be read as a video ({error.strerror}{hint})") from error
     if first.pts is None:
         raise VideoError(f"{path}: its frames carry no timestamps; remux it to mp4 or mkv first")
     decodable = tuple(p for p in pts if p >= first.pts)
@@ -300,7 +323,14 @@ def _check_interlaced(frame: av.VideoFrame, path: str, interlaced: Interlaced) -
 
 def _read_frame(frame: av.VideoFrame, path: str) -> dict[str, Any]:
     matrix = None
-    for data in frame.side_data:
+    try:
+        found = list(frame.side_data)
+    except ValueError as error:  # PyAV gives none where it does not know one
+        raise VideoError(
+            f"{path}: its frames carry data of a kind that is not read here ({error}), as a camera's EXIF; encode it "
+            "anew (ffmpeg -i IN -c:v libx264 -crf 10 OUT.mkv)"
+        ) from error
+    for data in found:
         if data.type.name == "DISPLAYMATRIX":
             matrix = tuple(int(v) for v in np.frombuffer(bytes(data), np.int32))
     is_mirrored = matrix is not None and matrix[0] * matrix[4] < matrix[1] * matrix[3]

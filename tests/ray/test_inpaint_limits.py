@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from sttn_ray.model.generator import Generator, GeneratorConfig
 from sttn_ray.model.weights import save_generator
@@ -55,6 +56,8 @@ def test_hostile_input_is_a_row_each_and_nothing_is_written_outside(tmp_path: Pa
     strange = films / 'it\'s "odd"\nname <b>.mp4'
     make_video(strange, num_frames=12)
     (films / "still.png").write_bytes(huge_png(60000, 60000))
+    Image.new("RGB", (96, 64)).save(films / "small.jpg")
+    (films / "list.m3u8").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\ngood.mp4\n")
     with zipfile.ZipFile(films / "climbing.zip", "w") as archive:
         archive.writestr("../../escaped.png", huge_png(96, 64))
     (films / "huge.png").write_bytes(huge_png(60000, 60000))
@@ -68,6 +71,8 @@ def test_hostile_input_is_a_row_each_and_nothing_is_written_outside(tmp_path: Pa
         ("good.mp4", "", BOX, ""),
         (strange.name, "", BOX, ""),
         ("still.png", "", BOX, ""),
+        ("small.jpg", "", BOX, ""),
+        ("list.m3u8", "", BOX, ""),
         ("good.mp4", "climbing.zip", "", "zip"),
         ("good.mp4", "huge.png", "", "huge"),
         ("good.mp4", "", BOX, "../outside"),
@@ -90,7 +95,7 @@ def test_hostile_input_is_a_row_each_and_nothing_is_written_outside(tmp_path: Pa
     assert time.monotonic() - start_s < 120
     found = pq.read_table(tmp_path / "out/manifest.parquet").to_pylist()
     statuses = [row["status"] for row in found]
-    assert statuses == ["done", "done"] + ["failed"] * 12, list(
+    assert statuses == ["done", "done"] + ["failed"] * 14, list(
         zip(statuses, (r["reason"] for r in found), strict=True)
     )
     assert not any(row["is_unexpected"] for row in found), [r["reason"] for r in found if r["is_unexpected"]]

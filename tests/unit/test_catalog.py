@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from sttn_ray.catalog.items import Item, read_catalog, refuse_overwriting, single_item
+from sttn_ray.catalog.items import Item, _named, read_catalog, refuse_overwriting, single_item
 from sttn_ray.catalog.plan import Plan, input_stats, plan_video
 from sttn_ray.catalog.publish import (
     outcome_for_touched_inputs,
@@ -106,6 +106,35 @@ def test_an_output_never_takes_the_place_of_its_source(tmp_path: Path):
     for folder in (tmp_path, tmp_path / "masks"):
         with pytest.raises(ConfigError, match="would be overwritten by an output"):
             refuse_overwriting([item], str(folder))
+
+
+def test_an_output_never_takes_the_place_of_what_a_link_leads_to(tmp_path: Path):
+    for name in ("real", "links"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "real/film.mp4").touch()
+    (tmp_path / "links/film.mp4").symlink_to(tmp_path / "real/film.mp4")
+    (tmp_path / "also").symlink_to(tmp_path / "real")
+    (item,) = single_item(str(tmp_path / "links/film.mp4"), None, "1,2,3,4")
+    refuse_overwriting([item], str(tmp_path / "out"))
+    for folder in ("real", "links", "also"):
+        with pytest.raises(ConfigError, match="would be overwritten by an output"):
+            refuse_overwriting([item], str(tmp_path / folder))
+
+
+def test_the_manifest_never_takes_the_place_of_the_catalog(tmp_path: Path):
+    catalog = write_catalog(tmp_path / "manifest.parquet", [{"video": "a.mp4", "boxes": "1,2,3,4"}])
+    refuse_overwriting([], str(tmp_path / "out"), catalog)
+    with pytest.raises(ConfigError, match="would be overwritten by the manifest"):
+        refuse_overwriting([], str(tmp_path), catalog)
+    with pytest.raises(ConfigError, match="would be overwritten by the manifest"):
+        refuse_overwriting([], "s3://archive/out", "s3://archive/out/manifest.parquet")
+
+
+def test_a_catalog_in_a_store_may_name_videos_on_a_disk():
+    row = {"video": "/mnt/films/a.mp4", "mask": "masks/a.png"}
+    (item,) = _named([row], "s3://archive/lists")
+    assert (item.video, item.mask) == ("/mnt/films/a.mp4", "s3://archive/lists/masks/a.png")
+    assert item.output == "mnt/films/a"
 
 
 @pytest.mark.parametrize("output", ["s3://archive", "s3://archive/"])
@@ -478,6 +507,15 @@ def test_a_copy_keeps_its_own_container(item: Item, tmp_path: Path):
     outcome = publish_copy(ItemDir(tmp_path / "out", "film.1"), plan)
     assert outcome["output"] == "film.1.webm"
     assert (tmp_path / "out" / "film.1.webm").read_bytes() == video.read_bytes()
+
+
+def test_a_copy_without_a_suffix_is_recorded_by_its_name(item: Item, tmp_path: Path):
+    video = tmp_path / "films" / "film"
+    video.write_bytes(Path(item.video).read_bytes())
+    plan = plan_video(replace(item, video=str(video), mask=None, boxes="1,2,3,4@99-", output="S01.E01"), SETTINGS)
+    outcome = publish_copy(ItemDir(tmp_path / "out", "S01.E01"), plan)
+    assert (tmp_path / "out" / outcome["output"]).read_bytes() == video.read_bytes()
+    assert outcome_if_current(ItemDir(tmp_path / "out", "S01.E01"), plan.inputs, plan.settings_hash) == outcome
 
 
 def test_a_finished_video_is_known_by_inputs_settings_and_output(work: tuple[ItemDir, Plan]):

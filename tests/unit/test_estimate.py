@@ -38,7 +38,7 @@ def test_facts_of_a_plan(tmp_path: Path):
     video = make_video(tmp_path / "film.mov", num_frames=24, rotation=90)
     (item,) = single_item(str(video), None, "10,12,30,20@0-0.6")
     plan = plan_video(item, SETTINGS)
-    facts = plan_facts(plan)
+    facts = plan_facts(plan, range(len(plan.segments)))
     assert facts == {
         "video": str(video),
         "status": "todo",
@@ -54,7 +54,7 @@ def test_facts_of_a_plan(tmp_path: Path):
     rest = plan_facts(plan, [1, 2])
     assert (rest["frames"], rest["hole_frames"], rest["segments"]) == (14, 5, 2)
     (item,) = single_item(str(video), None, f"{BOX}@90-99")
-    assert plan_facts(plan_video(item, SETTINGS))["status"] == "copied"
+    assert plan_facts(plan_video(item, SETTINGS), [])["status"] == "copied"
 
 
 def test_totals_by_hand():

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from sttn_ray.errors import VideoError
 from sttn_ray.masks.boxes import parse_boxes
 from sttn_ray.masks.find import FoundMark, find_marks, frames_to_sample, marks_as_boxes, sample_luma
 from sttn_ray.masks.overlays import find_overlays
 from sttn_ray.masks.read import boxes_source, read_masks
 from sttn_ray.video.index import VideoIndex, index_video
-from tests.media import make_video
+from tests.media import make_damaged_copy, make_video
 
 WIDTH, HEIGHT, NUM_FRAMES, SHOT = 320, 180, 64, 8
 CORNER, OTHER = (244, 16, 300, 40), (20, 140, 50, 164)  # left, top, right, bottom
@@ -224,3 +225,12 @@ def test_boxes_as_text():
 def test_frames_without_anything():
     assert find_overlays(np.zeros((10, 64, 96), np.uint8))[0] == []
     assert find_overlays(np.full((10, 5, 3), 200, np.uint8))[0] == []
+
+
+def test_a_mark_is_found_on_a_damaged_film_whose_damage_is_concealed(tmp_path: Path):
+    picture = with_logo(film(), CORNER)
+    whole = make_video(tmp_path / "a.mkv", num_frames=NUM_FRAMES, width=WIDTH, height=HEIGHT, picture=picture)
+    index = index_video(str(make_damaged_copy(whole, tmp_path / "b.mkv", start=0.5, stop=0.55)))
+    with pytest.raises(VideoError, match="damaged"):
+        find_marks(index)
+    assert find_marks(index, on_damage="conceal").marks

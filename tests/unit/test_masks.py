@@ -184,6 +184,8 @@ def test_natural_sort():
     names = ["10.png", "2.png", "1.png", "b2.png", "b10.png", "a11.png", "b2c3.png", "b2c20.png"]
     expected = ["1.png", "2.png", "10.png", "a11.png", "b2.png", "b2c3.png", "b2c20.png", "b10.png"]
     assert sorted(names, key=natural_key) == expected
+    # More digits than Python makes a number of.
+    assert sorted(["9" * 5000 + ".png", "10.png", "009.png"], key=natural_key)[:2] == ["009.png", "10.png"]
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip"])

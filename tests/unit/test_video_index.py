@@ -1,12 +1,14 @@
 import hashlib
+import io
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from sttn_ray.errors import VideoError
 from sttn_ray.video.index import OtherStream, VideoIndex, index_video
@@ -154,6 +156,45 @@ def test_text_with_a_videos_extension(tmp_path: Path):
     (tmp_path / "notes.mp4").write_text("not a video\n" * 100)
     with pytest.raises(VideoError, match=r"notes\.mp4: cannot be read as a video"):
         index_video(str(tmp_path / "notes.mp4"))
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "img%03d.jpg", "jpeg.mp4"])
+def test_a_still_image_is_no_video(tmp_path: Path, name: str):
+    for place in (tmp_path / name, tmp_path / "img001.jpg"):
+        Image.new("RGB", (64, 48)).save(place, "jpeg" if place.suffix == ".mp4" else None)
+    with pytest.raises(VideoError, match="a picture, a playlist"):
+        index_video(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("name", ["a.m3u8", "playlist.mp4", "concat.mp4"])
+def test_a_list_of_other_files_is_no_video(tmp_path: Path, name: str):
+    film = make_video(tmp_path / "film.ts", num_frames=10)
+    text = f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{film}\n"  # without an end: it would be waited for
+    (tmp_path / name).write_text("ffconcat version 1.0\nfile film.ts\n" if name == "concat.mp4" else text)
+    with pytest.raises(VideoError, match="cannot be read as a video"):
+        index_video(str(tmp_path / name))
+
+
+def test_frames_with_data_that_nobody_reads(tmp_path: Path):
+    """PyAV knows no EXIF, and gives nothing else then: also not how the picture is turned."""
+    picture, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (64, 48)).save(picture, "jpeg", exif=exif)
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
+        packet = av.Packet(picture.getvalue())
+        packet.stream, packet.pts, packet.dts, packet.time_base = stream, 0, 0, Fraction(1, 1000)
+        packet.is_keyframe = True
+        container.mux(packet)
+    with pytest.raises(VideoError, match=r"a\.mkv: its frames carry data of a kind that is not read here"):
+        index_video(str(tmp_path / "a.mkv"))
+
+
+def test_a_pixel_format_that_is_not_read_names_the_video(tmp_path: Path):
+    index = index_video(str(make_video(tmp_path / "a.mkv", num_frames=2)))
+    with pytest.raises(VideoError, match=r"a\.mkv: .*yuv411p"):
+        replace(index, pix_fmt="yuv411p").color_format()
 
 
 def test_mp4_without_its_end(tmp_path: Path):
