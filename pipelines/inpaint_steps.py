@@ -235,11 +235,9 @@ def _fail(item_dir: ItemDir | None, item: int, step: str, error: Exception, inpu
     if item_dir is not None:
         with suppress(StorageError):  # the row says it all the same
             known = item_dir.read_outcome()
-            if known is not None and known["status"] in FINISHED:
-                # Its source or mask is away or damaged now: when they are back, nothing is to be done again.
-                job.progress.finish.remote(item, outcome["status"])
-                return outcome
-            item_dir.write_outcome(outcome | {"inputs": inputs, "settings_hash": job.settings.hash()})
+            # Of a finished video the source or mask is away, or damaged, now: once they are back nothing is to be done.
+            if known is None or known["status"] not in FINISHED:
+                item_dir.write_outcome(outcome | {"inputs": inputs, "settings_hash": job.settings.hash()})
     job.progress.finish.remote(item, outcome["status"])
     return outcome
 

@@ -54,7 +54,8 @@ def complete_segment(
 
 
 def _source_frames(plan: Plan, settings: Settings, start: int, stop: int) -> Iterator[SourceFrame]:
+    color = plan.color
     holes = plan_holes(plan, settings, start, stop)
     frames = decode_range(plan.index, start, stop, on_damage=settings.on_damage)
     for number, (frame, hole) in enumerate(zip(frames, holes, strict=True), start):
-        yield SourceFrame(number, frame_planes(frame, plan.color), hole)
+        yield SourceFrame(number, frame_planes(frame, color), hole)
