@@ -6,7 +6,6 @@ Credentials come from where botocore looks for them (environment, profile, insta
 import logging
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +21,7 @@ from botocore.exceptions import ConnectionError as NoConnectionError
 from upath import UPath
 
 from sttn_ray.errors import ConfigError, StorageError
+from sttn_ray.scratch import scratch_folder
 
 log = logging.getLogger(__name__)
 
@@ -246,8 +246,8 @@ def on_this_machine(path: str | StoragePath) -> Iterator[Path]:
     if isinstance(where, Path):
         yield where
         return
-    with tempfile.TemporaryDirectory(prefix="sttn-ray-") as folder:
-        copy = Path(folder) / where.name
+    with scratch_folder() as folder:
+        copy = folder / where.name
         copy_file(where, copy)
         yield copy
 

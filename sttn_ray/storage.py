@@ -4,15 +4,15 @@ import errno
 import hashlib
 import json
 import os
-import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from sttn_ray.errors import ConfigError, StorageError
 from sttn_ray.paths import ALL, READ_ERRORS, StoragePath, is_remote, open_binary, reading, reason, stamps
+from sttn_ray.scratch import scratch_folder
 
 _CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
@@ -21,23 +21,26 @@ _CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 def published(path: StoragePath, *, temporary_dir: Path | None = None) -> Iterator[Path]:
     """A temporary path that takes the place of `path` when the block ends, and vanishes if it fails.
 
-    For an object store it lies on this machine, and is uploaded as a whole.
+    For an object store it lies in a folder of its own on this machine, and is uploaded as a whole.
 
     Args:
         path: the file to make.
-        temporary_dir: a folder on the same file system; default: beside the file.
+        temporary_dir: for a local file, a folder on the same file system; default: beside the file.
 
     Raises:
         StorageError: the folder cannot be written, or is full.
     """
-    folder = temporary_dir or (path.parent if isinstance(path, Path) else Path(tempfile.gettempdir()))
-    # Short, since the name itself may be as long as a name can be.
-    temporary = folder / f".{path.name[:40]}.{uuid.uuid4().hex[:8]}.tmp"
-    try:
+    with ExitStack() as stack:
         with _as_storage_error(path):
             if isinstance(path, Path):
                 path.parent.mkdir(parents=True, exist_ok=True)
-            folder.mkdir(parents=True, exist_ok=True)
+                folder = temporary_dir or path.parent
+                folder.mkdir(parents=True, exist_ok=True)
+            else:
+                folder = stack.enter_context(scratch_folder())
+        # Short, since the name itself may be as long as a name can be.
+        temporary = folder / f".{path.name[:40]}.{uuid.uuid4().hex[:8]}.tmp"
+        stack.callback(_remove, temporary)
         try:
             yield temporary
         except OSError as error:
@@ -52,9 +55,11 @@ def published(path: StoragePath, *, temporary_dir: Path | None = None) -> Iterat
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
-    finally:
-        with suppress(OSError):  # a path that could not be made cannot be removed either
-            temporary.unlink(missing_ok=True)
+
+
+def _remove(temporary: Path) -> None:
+    with suppress(OSError):  # where nothing can be written nothing can be removed
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -6,13 +6,14 @@ without trying again, so that a full disk or a store that is away for a moment l
 
 import logging
 import shutil
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 from sttn_ray.errors import StorageError
 from sttn_ray.paths import StoragePath, remove_file, walk
+from sttn_ray.scratch import scratch_folder
 from sttn_ray.storage import published
 from sttn_ray.training.state import TrainState, save_state
 
@@ -53,20 +54,21 @@ class CheckpointWriter:
         Raises:
             StorageError: the two before did not come to their places, or this machine's disk is full.
         """
-        folder = Path(tempfile.mkdtemp(prefix="sttn-ray-"))
-        with published(folder / STATE_FILE) as temporary:
-            save_state(temporary, state)
-        try:
-            self.wait()
-        except StorageError as error:
-            if self._has_failed:
-                shutil.rmtree(folder, ignore_errors=True)
-                raise
-            self._has_failed = True
-            log.warning("a checkpoint is lost: %s; training goes on", error)
-        else:
-            self._has_failed = False
-        self._pending = self._thread.submit(self._bring, folder, f"step-{state.step:08d}", beside)
+        with ExitStack() as begun:
+            taken_down = begun.enter_context(scratch_folder()) / STATE_FILE
+            with published(taken_down) as temporary:
+                save_state(temporary, state)
+            try:
+                self.wait()
+            except StorageError as error:
+                if self._has_failed:
+                    raise
+                self._has_failed = True
+                log.warning("a checkpoint is lost: %s; training goes on", error)
+            else:
+                self._has_failed = False
+            name = f"step-{state.step:08d}"
+            self._pending = self._thread.submit(self._bring, begun.pop_all(), taken_down, name, beside)
 
     def wait(self) -> None:
         """Wait until all is in its place.
@@ -77,12 +79,10 @@ class CheckpointWriter:
         if self._pending is not None:
             self._pending.result()
 
-    def _bring(self, folder: Path, name: str, beside: Callable[[], None]) -> None:
-        try:
+    def _bring(self, scratch: ExitStack, taken_down: Path, name: str, beside: Callable[[], None]) -> None:
+        with scratch:
             beside()
             with published(state_path(self._run_dir, name)) as temporary:
-                shutil.copyfile(folder / STATE_FILE, temporary)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+                shutil.copyfile(taken_down, temporary)
         for old in find_checkpoints(self._run_dir)[: -self._num_kept]:
             remove_file(state_path(self._run_dir, old))

@@ -3,8 +3,7 @@
 import json
 import logging
 import shutil
-import tempfile
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import tensorboardX
 from numpy.typing import NDArray
 
 from sttn_ray.paths import StoragePath, reading
+from sttn_ray.scratch import scratch_folder
 from sttn_ray.storage import published
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,8 @@ class Writer:
 
     def __init__(self, run_dir: StoragePath, *, after_step: int) -> None:
         self._target = None if isinstance(run_dir, Path) else run_dir
-        folder = run_dir if isinstance(run_dir, Path) else Path(tempfile.mkdtemp(prefix="sttn-ray-"))
+        self._scratch = ExitStack()
+        folder = run_dir if isinstance(run_dir, Path) else self._scratch.enter_context(scratch_folder())
         self._folder = folder
         if self._target is not None:
             with suppress(FileNotFoundError), reading(run_dir / METRICS_FILE):
@@ -82,8 +83,7 @@ class Writer:
         self._metrics.close()
         self._events.close()
         self.upload()
-        if self._target is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        self._scratch.close()
 
 
 def read_metrics(path: StoragePath) -> list[dict[str, Any]]:
