@@ -21,9 +21,9 @@ from sttn_ray.masks.draw import FAMILIES, Family
 from sttn_ray.model.generator import Initialization, Preset
 from sttn_ray.model.losses import AdversarialLoss
 from sttn_ray.shards.tables import FrameCodec
-from sttn_ray.video.decode import OnDamage
 from sttn_ray.video.encode import Codec
 from sttn_ray.video.index import Interlaced
+from sttn_ray.video.source import OnDamage
 
 Device = Literal["auto", "cuda", "mps", "cpu"]
 

@@ -20,9 +20,9 @@ from sttn_ray.paths import stamps
 from sttn_ray.storage import record_hash
 from sttn_ray.video.assemble import Container, choose_container
 from sttn_ray.video.color import ColorFormat
-from sttn_ray.video.decode import OnDamage
 from sttn_ray.video.encode import Codec, EncoderSettings, choose_encoder
 from sttn_ray.video.index import Interlaced, VideoIndex, index_video
+from sttn_ray.video.source import OnDamage
 
 if TYPE_CHECKING:  # with it comes torch, without which the processes that plan and encode are 0.2 GB smaller
     from sttn_ray.model.precision import Precision
@@ -153,7 +153,7 @@ def plan_video(item: Item, settings: Settings) -> Plan:
         VideoError, MaskError: it cannot be done; the message says why.
     """
     inputs = input_stats(item.video, item.mask, item.boxes)
-    index = index_video(item.video, interlaced=settings.interlaced)
+    index = index_video(item.video, interlaced=settings.interlaced, on_damage=settings.on_damage)
     source, found_note = _mask_source(item, index, settings)
     encoder, encoder_note = choose_encoder(
         index,

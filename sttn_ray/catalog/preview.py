@@ -14,8 +14,9 @@ from sttn_ray.masks.hole import make_hole
 from sttn_ray.masks.read import MaskSource, read_masks
 from sttn_ray.report.preview import Picture, draw_preview
 from sttn_ray.video.color import ColorFormat, Planes, frame_planes, planes_to_rgb
-from sttn_ray.video.decode import OnDamage, decode_range
+from sttn_ray.video.decode import decode_range
 from sttn_ray.video.index import VideoIndex
+from sttn_ray.video.source import OnDamage
 
 
 def preview_frames(index: VideoIndex, source: MaskSource, *, num_frames: int = 3) -> list[int]:

@@ -13,7 +13,8 @@ import av
 
 from sttn_ray.errors import VideoError
 from sttn_ray.video.encode import EncoderSettings, set_picture_tags, tick_of
-from sttn_ray.video.index import VideoIndex, open_video
+from sttn_ray.video.index import VideoIndex
+from sttn_ray.video.source import open_video
 
 # Containers that keep every source timestamp exactly. Others go to mp4 where all streams fit, else to Matroska.
 _MUXERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}

@@ -10,10 +10,9 @@ import av
 
 from sttn_ray.errors import VideoError
 from sttn_ray.video.frames import check_format, copy_frame
-from sttn_ray.video.index import VideoIndex, open_video
+from sttn_ray.video.index import VideoIndex
+from sttn_ray.video.source import frames_and_errors
 
-# A demuxer that fails so often without giving a packet in between has nothing more to give.
-MAX_DEMUXER_ERRORS = 1000
 # A frame that is shown earlier may have been made from one that turns out to be damaged; so many wait for that.
 REORDERED_FRAMES = 4
 
@@ -122,7 +121,7 @@ def _started_at(index: VideoIndex, keyframes: Sequence[int]) -> tuple[int, Itera
 def _decode(index: VideoIndex, keyframe: int | None) -> Iterator[_Decoded]:
     """What comes out of a decoder that starts at a keyframe, given by its pts, or at the file's beginning."""
     last = -1 if keyframe is None else bisect_left(index.pts, keyframe) - 1
-    for frame in _frames_and_errors(index, keyframe):
+    for frame in frames_and_errors(index.path, index.stream, keyframe):
         if frame is None or frame.is_corrupt or frame.pts is None:
             yield _Decoded(last + 1, None)
             continue
@@ -132,40 +131,3 @@ def _decode(index: VideoIndex, keyframe: int | None) -> Iterator[_Decoded]:
             check_format(frame, index, number)
             last = number
             yield _Decoded(number, frame)
-
-
-def _frames_and_errors(index: VideoIndex, keyframe: int | None) -> Iterator[av.VideoFrame | None]:
-    """Every frame that the decoder gives, and None for every error: `container.decode` would end at the first one.
-
-    On one thread: with more, what comes out around an error depends on which one was faster.
-    """
-    num_errors = 0
-    try:
-        with open_video(index.path) as container:
-            stream = container.streams[index.stream]
-            stream.codec_context.thread_count = 1
-            stream.codec_context.thread_type = "NONE"
-            if keyframe is not None:
-                try:
-                    container.seek(keyframe, stream=stream)
-                except av.FFmpegError:  # from another keyframe it may be possible
-                    return
-            while num_errors < MAX_DEMUXER_ERRORS:
-                try:
-                    for packet in container.demux(stream):
-                        num_errors = 0
-                        yield from _decoded(packet)
-                    return
-                except av.InvalidDataError:
-                    num_errors += 1
-    except av.FFmpegError as error:
-        raise VideoError(f"{index.path}: decoding stopped ({error.strerror})") from error
-
-
-def _decoded(packet: av.Packet) -> list[av.VideoFrame | None]:
-    try:
-        return list(packet.decode())
-    except MemoryError:
-        raise
-    except av.FFmpegError:
-        return [None]

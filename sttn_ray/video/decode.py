@@ -1,7 +1,6 @@
 """Exactly the frames of a range, by seeking."""
 
 from collections.abc import Iterator
-from typing import Literal
 
 import av
 
@@ -9,9 +8,8 @@ from sttn_ray.errors import VideoError
 from sttn_ray.video.conceal import concealed_range
 from sttn_ray.video.deinterlace import MARGIN_FRAMES, deinterlaced
 from sttn_ray.video.frames import check_format
-from sttn_ray.video.index import VideoIndex, open_video
-
-OnDamage = Literal["fail", "conceal"]
+from sttn_ray.video.index import VideoIndex
+from sttn_ray.video.source import OnDamage, open_video
 
 
 def decode_range(

@@ -1,8 +1,6 @@
 """What a video file holds, read once: every frame's timestamp, the keyframes, the tags, the content's hash."""
 
 import errno
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any, Literal
@@ -11,22 +9,17 @@ import av
 import numpy as np
 from av.stream import Disposition
 
-from sttn_ray.errors import StorageError, VideoError
-from sttn_ray.paths import ALL, READ_ERRORS, SOME, as_path, is_file, is_remote, open_binary, reading, reason
+from sttn_ray.errors import VideoError
+from sttn_ray.paths import ALL, as_path, is_file, reading
 from sttn_ray.storage import file_sha256
 from sttn_ray.video.color import ColorFormat, color_format
 from sttn_ray.video.deinterlace import can_deinterlace
 from sttn_ray.video.hdr import read_hdr
+from sttn_ray.video.source import OnDamage, frames_and_errors, open_video
 
 Interlaced = Literal["refuse", "deinterlace"]
 
 
-# Containers of video. Not in it: playlists and lists of files (hls, concat, dash), which would read other files and
-# reach into the network, and still images, of which a name such as img%03d.jpg stands for many.
-_CONTAINERS = {
-    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,flv,asf,mxf,nut,ogg,gxf,"
-    "yuv4mpegpipe,ivf,dv,gif,h264,hevc,rm,wav,mp3,flac,aac"
-}
 # Of one frame; a header that claims more is not believed.
 MAX_PIXELS = 16384 * 16384
 # FFmpeg's numbers for a stream whose frames consist of two fields, by the order in which they are coded and shown.
@@ -134,36 +127,7 @@ class VideoIndex:
         )
 
 
-@contextmanager
-def open_video(path: str, *, ahead: int = SOME) -> Iterator[av.container.InputContainer]:
-    """Open a file to read it; a title that is not UTF-8 is no reason to refuse a video.
-
-    Args:
-        path: of the file, or in an object store.
-        ahead: for `open_binary`.
-
-    Raises:
-        av.FFmpegError: it is not a video, or is damaged.
-        StorageError: it cannot be read.
-    """
-    if not is_remote(path):
-        with av.open(path, options=_CONTAINERS, metadata_errors="surrogateescape") as container:
-            yield container
-        return
-    try:
-        with (
-            open_binary(path, ahead=ahead) as file,
-            av.open(file, options=_CONTAINERS, metadata_errors="surrogateescape") as container,
-        ):
-            yield container
-    except av.FFmpegError:
-        raise
-    except READ_ERRORS as error:
-        # Never taken for the file's end: frames would be missing.
-        raise StorageError(f"{path}: cannot be read ({reason(error)})") from error
-
-
-def index_video(path: str, *, interlaced: Interlaced = "refuse") -> VideoIndex:
+def index_video(path: str, *, interlaced: Interlaced = "refuse", on_damage: OnDamage = "fail") -> VideoIndex:
     """Read a video file's index: all packets are read, the first frame is decoded.
 
     Interlaced is what the stream's header, its first packets or its first frame say to be: a video that says so on a
@@ -172,10 +136,12 @@ def index_video(path: str, *, interlaced: Interlaced = "refuse") -> VideoIndex:
     Args:
         path: of the file, or in an object store.
         interlaced: what is done with an interlaced video.
+        on_damage: "conceal" keeps damaged frames at the beginning, which `decode_range` then conceals.
 
     Raises:
         VideoError: the file is missing, empty, not a video, holds no video stream, or is of a kind that is not
-            supported (transparent; interlaced where that is refused or its format cannot be deinterlaced).
+            supported (transparent; interlaced where that is refused or its format cannot be deinterlaced); or its
+            first frame is damaged, where that is not concealed.
         StorageError: it cannot be read.
     """
     if not is_file(path):
@@ -195,7 +161,7 @@ def index_video(path: str, *, interlaced: Interlaced = "refuse") -> VideoIndex:
             pts, keyframe_pts = _read_packets(container, stream, path)
             header = _read_header(container, stream)
             has_fields = stream.codec_context.field_order in _FIELD_ORDERS
-        first = _decode_first(path, header["stream"])
+        first, is_damaged = _decode_first(path, header["stream"], on_damage)
         if pts is None:
             pts = _pts_by_decoding(path, header["stream"])
     except av.FFmpegError as error:
@@ -203,7 +169,8 @@ def index_video(path: str, *, interlaced: Interlaced = "refuse") -> VideoIndex:
         raise VideoError(f"{path}: cannot be read as a video ({error.strerror}{hint})") from error
     if first.pts is None:
         raise VideoError(f"{path}: its frames carry no timestamps; remux it to mp4 or mkv first")
-    decodable = tuple(p for p in pts if p >= first.pts)
+    start = pts[0] if is_damaged else first.pts
+    decodable = tuple(p for p in pts if p >= start)
     if not decodable:
         raise VideoError(f"{path}: holds no frame that decodes")
     is_interlaced = has_fields or first.interlaced_frame
@@ -214,7 +181,7 @@ def index_video(path: str, *, interlaced: Interlaced = "refuse") -> VideoIndex:
         sha256=file_sha256(path),
         num_bytes=num_bytes,
         pts=decodable,
-        keyframe_pts=tuple(p for p in keyframe_pts if p >= first.pts),
+        keyframe_pts=tuple(p for p in keyframe_pts if p >= start),
         frames_skipped=len(pts) - len(decodable),
         is_deinterlaced=is_interlaced,
         **header,
@@ -289,10 +256,19 @@ def _read_header(container: av.container.InputContainer, stream: av.VideoStream)
     }
 
 
-def _decode_first(path: str, stream_index: int) -> av.VideoFrame:
-    with open_video(path) as container:
-        for frame in container.decode(container.streams[stream_index]):
-            return frame
+def _decode_first(path: str, stream_index: int, on_damage: OnDamage) -> tuple[av.VideoFrame, bool]:
+    """The first frame that decodes, and whether one before it is damaged.
+
+    No damage are frames at the beginning that lack those they were made from, as of a file that was cut; a decoder
+    leaves them out without an error.
+    """
+    is_damaged = False
+    for frame in frames_and_errors(path, stream_index, None):
+        if frame is not None:
+            return frame, is_damaged
+        if on_damage == "fail":
+            raise VideoError(f"{path}: damaged: its first frame cannot be decoded")
+        is_damaged = True
     raise VideoError(f"{path}: no frame of its video stream can be decoded")
 
 

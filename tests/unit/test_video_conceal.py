@@ -23,6 +23,9 @@ DAMAGES: dict[str, tuple[str, dict[str, Any], tuple[float, float], set[int]]] = 
     "MPEG-TS": ("a.ts", {}, (0.6, 0.75), {*range(34, 39)}),
     "HEVC": ("a.mp4", {"codec": "libx265"}, (0.6, 0.75), {*range(37, 49)}),
     "the first frame": ("a.mp4", {"codec": "mpeg4"}, (0.1, 0.12), {0}),
+    "a first frame that does not decode": ("a.mp4", {}, (0.01, 0.06), {*range(12)}),
+    "the first two keyframes": ("a.mp4", {}, (0.01, 0.23), {*range(24)}),
+    "a first frame of HEVC": ("a.mp4", {"codec": "libx265"}, (0.0013, 0.06), {*range(12)}),
 }
 
 
@@ -45,7 +48,8 @@ def samples(frame: av.VideoFrame) -> np.ndarray:
 def damaged(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[VideoIndex, set[int]]:
     name, how, (start, stop), lost = DAMAGES[request.param]
     whole = make_video(tmp_path / name, num_frames=60, **how)
-    return index_video(str(make_damaged_copy(whole, tmp_path / f"damaged_{name}", start=start, stop=stop))), lost
+    path = make_damaged_copy(whole, tmp_path / f"damaged_{name}", start=start, stop=stop)
+    return index_video(str(path), on_damage="conceal"), lost
 
 
 def test_every_frame_comes_at_its_time_and_the_lost_ones_are_told(damaged: tuple[VideoIndex, set[int]]):
@@ -149,6 +153,6 @@ class FailingFile(io.FileIO):
 def test_a_store_that_fails_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = make_video(tmp_path / "a.mkv", num_frames=400)
     index = replace(index_video(str(path)), path="s3://bucket/a.mkv")
-    monkeypatch.setattr("sttn_ray.video.index.open_binary", lambda *_, **__: FailingFile(path))
+    monkeypatch.setattr("sttn_ray.video.source.open_binary", lambda *_, **__: FailingFile(path))
     with pytest.raises(StorageError, match=r"a\.mkv: cannot be read \(the store is gone\)"):
         conceal(index, 0, 400)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from sttn_ray.errors import VideoError
 from sttn_ray.video.index import OtherStream, VideoIndex, index_video
-from tests.media import frame_times, make_video
+from tests.media import frame_times, make_damaged_copy, make_video
 
 VARIABLE_PTS = [1000, 1010, 1500, 1502, 1503, 2000, 2900, 2901, 4000, 4100, 4101, 7000]
 
@@ -102,6 +102,29 @@ def test_frames_before_the_first_that_decodes_are_counted_apart(tmp_path: Path):
     assert index.frames_skipped > 0
     assert index.num_frames + index.frames_skipped < 40
     assert [p * index.time_base for p in index.pts] == frame_times(path)
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265", "mpeg4"])
+def test_a_damaged_beginning_is_no_cut_one(tmp_path: Path, codec: str):
+    whole = make_video(tmp_path / "whole.mp4", num_frames=40, codec=codec)
+    with av.open(str(whole)) as container:
+        packet = next(container.demux(container.streams.video[0]))
+        assert packet.pos is not None
+        size = whole.stat().st_size
+        share = {"start": packet.pos / size, "stop": (packet.pos + packet.size) / size}
+    path = str(make_damaged_copy(whole, tmp_path / "damaged.mp4", **share))
+    with pytest.raises(VideoError, match=r"damaged\.mp4: damaged: its first frame cannot be decoded"):
+        index_video(path)
+    index = index_video(path, on_damage="conceal")
+    assert (index.frames_skipped, index.pts) == (0, index_video(str(whole)).pts)
+
+
+def test_a_cut_beginning_is_no_damage(tmp_path: Path):
+    whole = make_video(tmp_path / "whole.ts", num_frames=40, open_gop=True)
+    data = whole.read_bytes()
+    path = tmp_path / "cut.ts"
+    path.write_bytes(data[188 * (len(data) // 188 // 5) :])
+    assert index_video(str(path), on_damage="conceal") == index_video(str(path))
 
 
 @pytest.mark.parametrize(("rotation", "displayed"), [(90, (64, 96)), (180, (96, 64)), (270, (64, 96))])

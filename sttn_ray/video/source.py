@@ -1,0 +1,87 @@
+"""A video file opened, and what its decoder makes of it where some of it is damaged."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import av
+
+from sttn_ray.errors import StorageError, VideoError
+from sttn_ray.paths import READ_ERRORS, SOME, is_remote, open_binary, reason
+
+OnDamage = Literal["fail", "conceal"]
+
+# Containers of video. Not in it: playlists and lists of files (hls, concat, dash), which would read other files and
+# reach into the network, and still images, of which a name such as img%03d.jpg stands for many.
+_CONTAINERS = {
+    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,flv,asf,mxf,nut,ogg,gxf,"
+    "yuv4mpegpipe,ivf,dv,gif,h264,hevc,rm,wav,mp3,flac,aac"
+}
+# A demuxer that fails so often without giving a packet in between has nothing more to give.
+MAX_DEMUXER_ERRORS = 1000
+
+
+@contextmanager
+def open_video(path: str, *, ahead: int = SOME) -> Iterator[av.container.InputContainer]:
+    """Open a file to read it; a title that is not UTF-8 is no reason to refuse a video.
+
+    Args:
+        path: of the file, or in an object store.
+        ahead: for `open_binary`.
+
+    Raises:
+        av.FFmpegError: it is not a video, or is damaged.
+        StorageError: it cannot be read.
+    """
+    if not is_remote(path):
+        with av.open(path, options=_CONTAINERS, metadata_errors="surrogateescape") as container:
+            yield container
+        return
+    try:
+        with (
+            open_binary(path, ahead=ahead) as file,
+            av.open(file, options=_CONTAINERS, metadata_errors="surrogateescape") as container,
+        ):
+            yield container
+    except av.FFmpegError:
+        raise
+    except READ_ERRORS as error:
+        # Never taken for the file's end: frames would be missing.
+        raise StorageError(f"{path}: cannot be read ({reason(error)})") from error
+
+
+def frames_and_errors(path: str, stream_index: int, keyframe: int | None) -> Iterator[av.VideoFrame | None]:
+    """Every frame that the decoder gives, and None for every error: `container.decode` would end at the first one.
+
+    On one thread: with more, what comes out around an error depends on which one was faster.
+    """
+    num_errors = 0
+    try:
+        with open_video(path) as container:
+            stream = container.streams[stream_index]
+            stream.codec_context.thread_count = 1
+            stream.codec_context.thread_type = "NONE"
+            if keyframe is not None:
+                try:
+                    container.seek(keyframe, stream=stream)
+                except av.FFmpegError:  # from another keyframe it may be possible
+                    return
+            while num_errors < MAX_DEMUXER_ERRORS:
+                try:
+                    for packet in container.demux(stream):
+                        num_errors = 0
+                        yield from _decoded(packet)
+                    return
+                except av.InvalidDataError:
+                    num_errors += 1
+    except av.FFmpegError as error:
+        raise VideoError(f"{path}: decoding stopped ({error.strerror})") from error
+
+
+def _decoded(packet: av.Packet) -> list[av.VideoFrame | None]:
+    try:
+        return list(packet.decode())
+    except MemoryError:
+        raise
+    except av.FFmpegError:
+        return [None]
