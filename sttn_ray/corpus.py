@@ -143,7 +143,7 @@ def index_source(root: str, entry: Entry, *, frames_fps: Fraction) -> Source:
     """
     path = str(below(root, entry.path))
     if entry.kind == "video":
-        index = index_video(path)
+        index = index_video(path, on_damage="conceal")  # the ranges that decode are kept, none is concealed
         width, height = index.displayed_size
         return Source(
             path=entry.path,

@@ -181,6 +181,8 @@ def plan_video(item: Item, settings: Settings) -> Plan:
         notes.append(f"not kept: HDR10's {index.hdr}, which {encoder.codec} does not carry")
     if container.dropped:
         notes.append(f"not copied (chapters and time codes are written anew): {'; '.join(container.dropped)}")
+    if index.missing_bytes:
+        notes.append(f"the source ends early: at least {index.missing_bytes} bytes are missing")
     if index.frames_skipped:
         notes.append(f"the first {index.frames_skipped} frames of the source do not decode")
     return Plan(

@@ -47,7 +47,8 @@ def publish_if_complete(item_dir: ItemDir, plan: Plan) -> dict[str, Any] | None:
         raise
     seconds = sum(record["seconds"] for record in done)
     num_concealed = sum(record["num_concealed"] for record in done)
-    outcome = _outcome(plan, "degraded" if num_concealed else "done", target) | content
+    is_damaged = num_concealed or plan.index.missing_bytes
+    outcome = _outcome(plan, "degraded" if is_damaged else "done", target) | content
     psnrs = [record["min_psnr"] for record in done if record["min_psnr"] is not None]
     outcome |= {"seconds": seconds, "min_psnr": min(psnrs, default=None)}
     if num_concealed:

@@ -101,8 +101,8 @@ def _decode_from(index: VideoIndex, keyframe: int | None, threads: int) -> Itera
 
 
 def _checked(frame: av.VideoFrame, index: VideoIndex, number: int) -> av.VideoFrame:
-    if frame.is_corrupt:
-        raise VideoError(f"{index.path}: damaged: frame {number} decodes with errors")
+    if frame.is_corrupt or frame.pts in index.damaged_pts:
+        raise VideoError(f"{index.path}: damaged: frame {number} decodes with errors, or does not fit its checksum")
     check_format(frame, index, number)
     return frame
 

@@ -1,6 +1,7 @@
 """What a video file holds, read once: every frame's timestamp, the keyframes, the tags, the content's hash."""
 
 import errno
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from sttn_ray.errors import VideoError
 from sttn_ray.paths import ALL, as_path, is_file, reading
 from sttn_ray.storage import file_sha256
 from sttn_ray.video.color import ColorFormat, color_format
+from sttn_ray.video.damage import has_good_slices, missing_bytes
 from sttn_ray.video.deinterlace import can_deinterlace
 from sttn_ray.video.hdr import read_hdr
 from sttn_ray.video.source import OnDamage, frames_and_errors, open_video
@@ -58,6 +60,8 @@ class VideoIndex:
         others: the file's other streams, in order.
         frames_skipped: frames before the first one that decodes (a file cut in the middle of a group of pictures).
         is_deinterlaced: whether `decode_range` makes full frames of interlaced ones.
+        damaged_pts: those of frames that are known to be damaged, though they may decode, in ticks.
+        missing_bytes: by which the file is shorter than its container says.
     """
 
     path: str
@@ -81,6 +85,8 @@ class VideoIndex:
     frames_skipped: int
     is_deinterlaced: bool = False
     hdr: str = ""
+    damaged_pts: tuple[int, ...] = ()
+    missing_bytes: int = 0
 
     @property
     def num_frames(self) -> int:
@@ -114,7 +120,7 @@ class VideoIndex:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "VideoIndex":
         fractions = {name: Fraction(data[name]) for name in ("time_base", "rate", "sample_aspect")}
-        lists = {name: tuple(data[name]) for name in ("pts", "keyframe_pts", "color")}
+        lists = {name: tuple(data[name]) for name in ("pts", "keyframe_pts", "color", "damaged_pts")}
         matrix = data["display_matrix"]
         return cls(
             **{
@@ -136,12 +142,13 @@ def index_video(path: str, *, interlaced: Interlaced = "refuse", on_damage: OnDa
     Args:
         path: of the file, or in an object store.
         interlaced: what is done with an interlaced video.
-        on_damage: "conceal" keeps damaged frames at the beginning, which `decode_range` then conceals.
+        on_damage: "conceal" keeps damaged frames, also at the beginning, which `decode_range` then conceals, and what
+            there is of a file that ends early.
 
     Raises:
         VideoError: the file is missing, empty, not a video, holds no video stream, or is of a kind that is not
-            supported (transparent; interlaced where that is refused or its format cannot be deinterlaced); or its
-            first frame is damaged, where that is not concealed.
+            supported (transparent; interlaced where that is refused or its format cannot be deinterlaced); or it is
+            damaged, as far as its packets or its first frame tell, where that is not concealed.
         StorageError: it cannot be read.
     """
     if not is_file(path):
@@ -158,9 +165,12 @@ def index_video(path: str, *, interlaced: Interlaced = "refuse", on_damage: OnDa
                     f"{path}: an AVI with reordered frames (B-frames) does not tell when they are shown; remux it "
                     "(ffmpeg -fflags +genpts -i IN.avi -c copy OUT.mkv)"
                 )
-            pts, keyframe_pts = _read_packets(container, stream, path)
+            pts, keyframe_pts, damaged = _read_packets(container, stream, path)
             header = _read_header(container, stream)
+            missing = missing_bytes(container, path, num_bytes)
             has_fields = stream.codec_context.field_order in _FIELD_ORDERS
+        if on_damage == "fail":
+            _refuse_damage(path, num_bytes, missing, damaged, header["time_base"])
         first, is_damaged = _decode_first(path, header["stream"], on_damage)
         if pts is None:
             pts = _pts_by_decoding(path, header["stream"])
@@ -184,6 +194,8 @@ def index_video(path: str, *, interlaced: Interlaced = "refuse", on_damage: OnDa
         keyframe_pts=tuple(p for p in keyframe_pts if p >= start),
         frames_skipped=len(pts) - len(decodable),
         is_deinterlaced=is_interlaced,
+        damaged_pts=tuple(sorted(p for p in damaged if p is not None)),
+        missing_bytes=missing,
         **header,
         **_read_frame(first, path),
     )
@@ -205,23 +217,48 @@ def _video_stream(container: av.container.InputContainer, path: str) -> av.Video
 
 def _read_packets(
     container: av.container.InputContainer, stream: av.VideoStream, path: str
-) -> tuple[list[int] | None, list[int]]:
-    """Sorted pts of all frames (None where the container's are not usable) and of the keyframes."""
+) -> tuple[list[int] | None, list[int], list[int | None]]:
+    """Sorted pts of all frames (None where the container's are not usable), of the keyframes, and of damaged ones."""
     pts: list[int | None] = []
     keyframe_pts = []
+    damaged: list[int | None] = []  # marked by the container, as of a lost part of MPEG-TS
+    is_ffv1 = stream.codec_context.name == "ffv1"
+    fitting: list[int | None] = []  # to their checksums
+    unfitting: list[int | None] = []
+    fits = True
     for packet in container.demux(stream):
         if packet.size == 0 or packet.is_discard:  # a flush packet, or one that an edit list hides
             continue
         if packet.has_sidedata("matroska_block_additional"):
             raise VideoError(f"{path}: carries transparency (alpha), which would be lost")
         pts.append(packet.pts)
+        if packet.is_corrupt:
+            damaged.append(packet.pts)
+        elif is_ffv1:
+            fits = (fits or packet.is_keyframe) and has_good_slices(bytes(packet))  # others need the one before
+            (fitting if fits else unfitting).append(packet.pts)
         if packet.is_keyframe and packet.pts is not None:
             keyframe_pts.append(packet.pts)
     if not pts:
         raise VideoError(f"{path}: its video stream holds no frames")
     known = sorted(p for p in pts if p is not None)
     is_usable = len(known) == len(pts) and len(set(known)) == len(known)
-    return (known if is_usable else None), sorted(set(keyframe_pts))
+    if fitting:  # else the file was written without
+        damaged += unfitting
+    return (known if is_usable else None), sorted(set(keyframe_pts)), damaged
+
+
+def _refuse_damage(path: str, num_bytes: int, missing: int, damaged: Sequence[int | None], time_base: Fraction) -> None:
+    advice = "copy it anew from where it came (to inpaint it as it is, inpaint.on_damage=conceal does that)"
+    if missing:
+        raise VideoError(
+            f"{path}: ends early: it has {num_bytes} bytes, its container tells of {num_bytes + missing}; {advice}"
+        )
+    if damaged:
+        first = "" if damaged[0] is None else f", the first at {float(damaged[0] * time_base):.3f} s"
+        raise VideoError(
+            f"{path}: damaged: {len(damaged)} of its frames lack parts or do not fit their checksums{first}; {advice}"
+        )
 
 
 def _read_header(container: av.container.InputContainer, stream: av.VideoStream) -> dict[str, Any]:

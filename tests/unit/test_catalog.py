@@ -317,6 +317,23 @@ def test_concealed_frames_make_a_degraded_outcome(work: tuple[ItemDir, Plan]):
     assert outcome["notes"][-1] == "3 damaged frames of the source show the picture before them"
 
 
+def test_what_there_is_of_an_interrupted_copy_is_degraded(item: Item, tmp_path: Path):
+    path = make_video(Path(item.video).with_suffix(".mkv"), num_frames=40)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    cut = replace(item, video=str(path))
+    with pytest.raises(VideoError, match=r"film\.mkv: ends early"):
+        plan_video(cut, SETTINGS)
+    plan = plan_video(cut, replace(SETTINGS, on_damage="conceal"))
+    assert 10 < plan.index.num_frames < 40
+    assert plan.notes == (f"the source ends early: at least {plan.index.missing_bytes} bytes are missing",)
+    item_dir = ItemDir(tmp_path / "out", plan.output)
+    for number in range(len(plan.segments)):
+        do_segment(item_dir, plan, number)
+    outcome = publish_if_complete(item_dir, plan)
+    assert outcome is not None
+    assert outcome["status"] == "degraded"
+
+
 def test_missing_inputs_are_named(item: Item):
     with pytest.raises(VideoError, match=r"none\.mp4: no such file"):
         plan_video(replace(item, video=item.video.replace("film.mp4", "none.mp4")), SETTINGS)

@@ -12,6 +12,7 @@ from sttn_ray.video.decode import decode_range
 from sttn_ray.video.index import VideoIndex, index_video
 from tests.media import frame_hash, frame_hashes, make_damaged_copy, make_video
 
+CHECKSUMS = {"level": "3", "slicecrc": "1"}
 # Name, how the video is made, which share of the file is zeroed, which frames are lost thereby.
 DAMAGES: dict[str, tuple[str, dict[str, Any], tuple[float, float], set[int]]] = {
     "packets that do not decode": ("a.mp4", {}, (0.5, 0.53), {*range(29, 33), 35}),
@@ -20,11 +21,13 @@ DAMAGES: dict[str, tuple[str, dict[str, Any], tuple[float, float], set[int]]] = 
     "open groups": ("a.mp4", {"open_gop": True}, (0.6, 0.75), {*range(33, 45), 48}),
     "open groups, mkv": ("a.mkv", {"open_gop": True}, (0.5, 0.53), {*range(21, 25)}),
     "a frame that is patched up": ("a.mkv", {}, (0.5, 0.53), {24}),
-    "MPEG-TS": ("a.ts", {}, (0.6, 0.75), {*range(34, 39)}),
+    "MPEG-TS": ("a.ts", {}, (0.6, 0.75), {*range(33, 39)}),
     "HEVC": ("a.mp4", {"codec": "libx265"}, (0.6, 0.75), {*range(37, 49)}),
     "the first frame": ("a.mp4", {"codec": "mpeg4"}, (0.1, 0.12), {0}),
     "a first frame that does not decode": ("a.mp4", {}, (0.01, 0.06), {*range(12)}),
     "the first two keyframes": ("a.mp4", {}, (0.01, 0.23), {*range(24)}),
+    "FFV1": ("a.mkv", {"codec": "ffv1", "gop": 1, "options": CHECKSUMS}, (0.5, 0.51), {30}),
+    "FFV1 in groups": ("a.mkv", {"codec": "ffv1", "options": CHECKSUMS}, (0.51, 0.512), {*range(30, 36)}),
     "a first frame of HEVC": ("a.mp4", {"codec": "libx265"}, (0.0013, 0.06), {*range(12)}),
 }
 
