@@ -10,11 +10,13 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
+from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 from PIL import Image
@@ -143,6 +145,23 @@ def make_frame(rgb: NDArray[np.floating], pix_fmt: str, reformatter: VideoReform
     else:
         frame = av.VideoFrame.from_ndarray(np.round(rgb * 255).astype(np.uint8), format="rgb24")
     return (reformatter or VideoReformatter()).reformat(frame, format=pix_fmt)
+
+
+def mux_together(path: Path, *sources: Path, shown: int = 0) -> Path:
+    """One file with all streams of some files, in order; those of one of them are what a player takes."""
+    with ExitStack() as stack:
+        files = [stack.enter_context(av.open(str(source))) for source in sources]
+        target = stack.enter_context(av.open(str(path), "w"))
+        streams = [{s: target.add_stream_from_template(s) for s in file.streams} for file in files]
+        for number, copies in enumerate(streams):
+            for stream in copies.values():
+                stream.disposition = Disposition.default if number == shown else Disposition(0)
+        for file, copies in zip(files, streams, strict=True):
+            for packet in file.demux():
+                if packet.size:
+                    packet.stream = copies[packet.stream]
+                    target.mux(packet)
+    return path
 
 
 def make_damaged_copy(source: Path, path: Path, *, start: float, stop: float) -> Path:

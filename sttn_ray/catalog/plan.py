@@ -179,6 +179,9 @@ def plan_video(item: Item, settings: Settings) -> Plan:
         notes.append("deinterlaced: all of the picture is computed anew")
     if index.hdr != encoder.hdr:
         notes.append(f"not kept: HDR10's {index.hdr}, which {encoder.codec} does not carry")
+    if films := [stream for stream in index.others if stream.kind == "video"]:
+        told = ", ".join(f"{stream.index} ({stream.codec})" for stream in films)
+        notes.append(f"inpainted is stream {index.stream}; copied as they are, with what they show: video {told}")
     if container.dropped:
         notes.append(f"not copied (chapters and time codes are written anew): {'; '.join(container.dropped)}")
     if index.missing_bytes:

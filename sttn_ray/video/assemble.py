@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 
@@ -42,13 +43,21 @@ class Container:
 def choose_container(index: VideoIndex, settings: EncoderSettings) -> Container:
     """The source's own container where all its streams fit there, else mp4, else mkv; found by trying.
 
-    Streams without a codec that could be copied (time codes, telemetry) are dropped and named.
+    Streams that cannot be copied (time codes, telemetry, some kinds of subtitles) are dropped and named; sound is not.
+
+    Raises:
+        VideoError: none takes its sound, or all streams together.
     """
     copyable, dropped = [], []
     for stream in index.others:
-        is_media = stream.kind in ("audio", "subtitle", "video", "attachment")
+        is_media = stream.kind in ("audio", "subtitle", "video", "cover", "attachment")
         if is_media and any(_fits(index, muxer, [stream.index]) for muxer in ("matroska", "mp4")):
             copyable.append(stream.index)
+        elif stream.kind == "audio":
+            raise VideoError(
+                f"{index.path}: its sound (stream {stream.index}, {stream.codec}) fits no container that is written "
+                "here and would be lost; convert it first (ffmpeg -i IN -map 0 -c copy -c:a flac OUT.mkv)"
+            )
         else:
             dropped.append(f"{stream.index} {stream.kind} {stream.codec}")
     own = Path(index.path).suffix.lower()
@@ -78,7 +87,9 @@ def join_segments(
     with av.open(str(segments[0])) as first, open_video(index.path) as source:
         options = {"fflags": "+bitexact"}
         if container.muxer in ("mp4", "mov"):
-            options |= {"video_track_timescale": str(tick.denominator), "movflags": "+faststart"}
+            # The film's own counts the late start of each stream; FFmpeg's milliseconds would move it.
+            timescale = str(tick.denominator)
+            options |= {"video_track_timescale": timescale, "movie_timescale": timescale, "movflags": "+faststart"}
         else:
             # Else a first sound packet before zero (AAC's priming) would move everything.
             options |= {"avoid_negative_ts": "disabled"}
@@ -131,22 +142,53 @@ def verify_output(path: Path, index: VideoIndex, container: Container) -> None:
                 f"{index.path}: frame {number} of the output is at {float(pts * tick):.6f} s, in the source at "
                 f"{float(time):.6f} s"
             )
-    source_hashes = packet_hashes(index.path, container.copied)
-    output_hashes = packet_hashes(str(path), tuple(range(1, 1 + len(container.copied))))
-    for number, source_hash, output_hash in zip(container.copied, source_hashes, output_hashes, strict=True):
-        if source_hash != output_hash:
+    sources = copied_packets(index.path, container.copied)
+    copies = copied_packets(str(path), range(1, 1 + len(container.copied)))
+    for number, source, copy in zip(container.copied, sources, copies, strict=True):
+        if source.sha256 != copy.sha256:
             raise VideoError(f"{index.path}: stream {number} was not copied byte for byte")
+        _check_times(index.path, number, source, copy)
 
 
-def packet_hashes(path: str, streams: Sequence[int]) -> list[str]:
-    """Hex sha256 of all packets' bytes, for each of the given streams."""
+def _check_times(path: str, stream: int, source: "CopiedPackets", copy: "CopiedPackets") -> None:
+    """Each packet at its time, as near as the output's ticks allow."""
+    tick = copy.time_base
+    for number, (was, now) in enumerate(zip(source.pts, copy.pts, strict=True)):
+        if was is None or now is None:  # the container tells no time
+            continue
+        if abs(was * source.time_base - now * tick) > tick:
+            raise VideoError(
+                f"{path}: packet {number} of stream {stream} is at {float(now * tick):.6f} s in the output, at "
+                f"{float(was * source.time_base):.6f} s in the source"
+            )
+
+
+class CopiedPackets(NamedTuple):
+    """What is read of a stream to compare it: hex sha256 of all packets' bytes, their times, seconds of a tick."""
+
+    sha256: str
+    pts: list[int | None]
+    time_base: Fraction
+
+
+def copied_packets(path: str, streams: Sequence[int]) -> list[CopiedPackets]:
+    """The packets of each of the given streams."""
+    if not streams:
+        return []
     hashes = {number: hashlib.sha256() for number in streams}
-    if streams:
-        with open_video(path) as container:
-            for packet in container.demux([container.streams[number] for number in streams]):
-                if packet.size:
-                    hashes[packet.stream_index].update(_payload(packet))
-    return [hashes[number].hexdigest() for number in streams]
+    pts: dict[int, list[int | None]] = {number: [] for number in streams}
+    with open_video(path) as container:
+        found = [container.streams[number] for number in streams]
+        for packet in container.demux(found):
+            if packet.size:
+                hashes[packet.stream_index].update(_payload(packet))
+                pts[packet.stream_index].append(packet.pts)
+        # One that has none, as an attachment, has no packets either.
+        ticks = [stream.time_base or Fraction(1) for stream in found]
+    return [
+        CopiedPackets(hashes[number].hexdigest(), pts[number], tick)
+        for number, tick in zip(streams, ticks, strict=True)
+    ]
 
 
 def _payload(packet: av.Packet) -> bytes:

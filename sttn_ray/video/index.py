@@ -13,6 +13,7 @@ from av.stream import Disposition
 from sttn_ray.errors import VideoError
 from sttn_ray.paths import ALL, as_path, is_file, reading
 from sttn_ray.storage import file_sha256
+from sttn_ray.video.claims import refuse_hollow_tables
 from sttn_ray.video.color import ColorFormat, color_format
 from sttn_ray.video.damage import has_good_slices, missing_bytes
 from sttn_ray.video.deinterlace import can_deinterlace
@@ -22,6 +23,8 @@ from sttn_ray.video.source import OnDamage, frames_and_errors, open_video
 Interlaced = Literal["refuse", "deinterlace"]
 
 
+# HEIF and AVIF, also of several pictures, which FFmpeg reads as it does MP4.
+_PICTURES = ("avif", "avis", "heic", "heix", "heim", "heis", "mif1", "msf1")
 # Of one frame; a header that claims more is not believed.
 MAX_PIXELS = 16384 * 16384
 # FFmpeg's numbers for a stream whose frames consist of two fields, by the order in which they are coded and shown.
@@ -30,7 +33,13 @@ _FIELD_ORDERS = (2, 3, 4, 5)
 
 @dataclass(frozen=True, kw_only=True)
 class OtherStream:
-    """A stream that is copied, not decoded."""
+    """A stream that is copied, not decoded.
+
+    Attributes:
+        index: in the file.
+        kind: FFmpeg's ("audio", "video", "subtitle", "attachment", "data"), or "cover" for a picture of the film.
+        codec: FFmpeg's name.
+    """
 
     index: int
     kind: str
@@ -157,8 +166,11 @@ def index_video(path: str, *, interlaced: Interlaced = "refuse", on_damage: OnDa
         num_bytes = as_path(path).stat().st_size
     if num_bytes == 0:
         raise VideoError(f"{path}: the file is empty (0 bytes)")
+    refuse_hollow_tables(path, num_bytes)
     try:
         with open_video(path, ahead=ALL) as container:
+            if container.metadata.get("major_brand", "").strip() in _PICTURES:
+                raise VideoError(f"{path}: is a picture ({container.metadata['major_brand']}), not a video")
             stream = _video_stream(container, path)
             if container.format.name == "avi" and stream.codec_context.has_b_frames:
                 raise VideoError(
@@ -202,10 +214,11 @@ def index_video(path: str, *, interlaced: Interlaced = "refuse", on_damage: OnDa
 
 
 def _video_stream(container: av.container.InputContainer, path: str) -> av.VideoStream:
-    for stream in container.streams.video:
-        if not stream.disposition & Disposition.attached_pic:
-            break
-    else:
+    """The stream that a player shows; never a cover picture."""
+    films = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+    best = container.streams.best("video")
+    stream = best if best in films else films[0] if films else None
+    if not isinstance(stream, av.VideoStream):
         kinds = sorted({s.type for s in container.streams}) or ["none"]
         raise VideoError(f"{path}: no video stream; its streams: {', '.join(kinds)}")
     if stream.codec_context is None or not stream.codec_context.width:
@@ -284,7 +297,7 @@ def _read_header(container: av.container.InputContainer, stream: av.VideoStream)
         "others": tuple(
             OtherStream(
                 index=other.index,
-                kind=other.type,
+                kind="cover" if other.disposition & Disposition.attached_pic else other.type,
                 codec=other.codec_context.name if other.codec_context else "unknown",
             )
             for other in container.streams

@@ -25,7 +25,7 @@ from sttn_ray.paths import absolute
 from sttn_ray.storage import file_sha256
 from sttn_ray.video.decode import decode_range
 from sttn_ray.video.encode import encode_segment
-from tests.media import audio_packet_hash, frame_hashes, frame_times, make_video
+from tests.media import audio_packet_hash, frame_hashes, frame_times, make_video, mux_together
 from tests.plans import SETTINGS
 
 
@@ -332,6 +332,14 @@ def test_what_there_is_of_an_interrupted_copy_is_degraded(item: Item, tmp_path: 
     outcome = publish_if_complete(item_dir, plan)
     assert outcome is not None
     assert outcome["status"] == "degraded"
+
+
+def test_another_film_in_the_file_is_noted(item: Item, film: Path, tmp_path: Path):
+    other = make_video(tmp_path / "other.mp4", num_frames=5)
+    path = mux_together(Path(item.video).with_name("both.mp4"), film, other)
+    assert plan_video(replace(item, video=str(path)), SETTINGS).notes == (
+        "inpainted is stream 0; copied as they are, with what they show: video 2 (h264)",
+    )
 
 
 def test_missing_inputs_are_named(item: Item):

@@ -10,11 +10,11 @@ import pytest
 from numpy.typing import NDArray
 
 from sttn_ray.errors import VideoError
-from sttn_ray.video.assemble import Container, choose_container, join_segments, packet_hashes, verify_output
+from sttn_ray.video.assemble import Container, choose_container, copied_packets, join_segments, verify_output
 from sttn_ray.video.decode import decode_range
 from sttn_ray.video.encode import EncodedSegment, EncoderSettings, check_encoder, choose_encoder, encode_segment
 from sttn_ray.video.index import VideoIndex, index_video
-from tests.media import audio_packet_hash, frame_hashes, frame_times, make_video
+from tests.media import audio_packet_hash, frame_hashes, frame_times, make_video, mux_together
 
 UNEVEN_PTS = (1000 + np.random.default_rng(1).integers(1, 900, 30).cumsum()).tolist()
 UNEVEN_MS = (1000 + np.random.default_rng(1).integers(1, 90, 30).cumsum()).tolist()
@@ -391,10 +391,64 @@ def test_verification_finds_other_sound(joined: tuple[VideoIndex, Container, Pat
         verify_output(output, replace(index, path=str(other)), container)
 
 
-def test_packet_hashes_are_per_stream(joined: tuple[VideoIndex, Container, Path]):
+def test_verification_finds_sound_that_is_late(joined: tuple[VideoIndex, Container, Path], tmp_path: Path):
+    index, container, output = joined
+    late = tmp_path / "late.mp4"
+    with av.open(index.path) as source, av.open(str(late), "w") as target:
+        streams = {stream: target.add_stream_from_template(stream) for stream in source.streams}
+        for packet in source.demux():
+            if packet.size:
+                if packet.stream.type == "audio" and (packet.pts or 0) > 20_000:
+                    packet.pts = packet.dts = packet.pts + 480
+                packet.stream = streams[packet.stream]
+                target.mux(packet)
+    with pytest.raises(VideoError, match=r"packet 21 of stream 1 is at 0\.\d+ s in the output, at 0\.\d+ s in the"):
+        verify_output(output, replace(index, path=str(late)), container)
+
+
+def test_copied_packets_are_per_stream(joined: tuple[VideoIndex, Container, Path]):
     index, _, output = joined
-    assert packet_hashes(index.path, [1]) == packet_hashes(str(output), [1]) == [audio_packet_hash(output)]
-    assert packet_hashes(index.path, [0]) != packet_hashes(str(output), [0])
+    (source,), (copy,) = copied_packets(index.path, [1]), copied_packets(str(output), [1])
+    assert source == copy
+    assert source.sha256 == audio_packet_hash(output)
+    assert [pts * source.time_base for pts in source.pts if pts is not None] == sound_times(output)
+    assert copied_packets(index.path, [0]) != copied_packets(str(output), [0])
+
+
+@pytest.mark.parametrize("audio", [True, "ac3"])
+def test_a_transport_stream_may_start_at_any_tick(tmp_path: Path, audio: bool | str):
+    ticks = [n * 3600 + 8_000_000_001 for n in range(30)]
+    source = make_video(tmp_path / "a.ts", num_frames=30, audio=audio, time_base=Fraction(1, 90000), pts=ticks)
+    output = reencode(source, tmp_path / "out")
+    assert output.suffix == ".mp4"
+    assert frame_times(output) == frame_times(source)
+    assert sound_times(output) == pytest.approx(sound_times(source), abs=1 / 48000)
+
+
+def test_another_film_in_the_file_is_copied_and_named(tmp_path: Path):
+    first = make_video(tmp_path / "first.mp4", num_frames=30)
+    large = make_video(tmp_path / "large.mp4", num_frames=30, width=192, height=128, audio=True)
+    path = mux_together(tmp_path / "both.mp4", first, large, shown=1)
+    index = index_video(str(path))
+    assert (index.stream, index.width) == (1, 192)  # what a player shows
+    assert [stream.kind for stream in index.others] == ["video", "audio"]
+    output = reencode(path, tmp_path / "out")
+    with av.open(str(output)) as container:
+        assert [(s.type, s.width) for s in container.streams.video] == [("video", 192), ("video", 96)]
+    assert index_video(str(output)).stream == 0
+
+
+def test_sound_that_no_container_takes_is_no_loss_to_note(tmp_path: Path):
+    sound = tmp_path / "sound.flv"
+    with av.open(str(sound), "w") as container:
+        stream = container.add_stream("nellymoser", rate=44100, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 44100), np.float32), format="flt", layout="mono")
+        frame.sample_rate = 44100
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    path = mux_together(tmp_path / "a.flv", make_video(tmp_path / "film.mp4", num_frames=5), sound)
+    index = index_video(str(path))
+    with pytest.raises(VideoError, match=r"a\.flv: its sound \(stream 1, nellymoser\) fits no container .* convert it"):
+        choose_container(index, encoder_settings(index))
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])

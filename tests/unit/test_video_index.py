@@ -1,6 +1,7 @@
 import hashlib
 import io
 import json
+import struct
 from dataclasses import asdict, replace
 from fractions import Fraction
 from pathlib import Path
@@ -181,11 +182,11 @@ def test_text_with_a_videos_extension(tmp_path: Path):
         index_video(str(tmp_path / "notes.mp4"))
 
 
-@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "img%03d.jpg", "jpeg.mp4"])
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.avif", "img%03d.jpg", "jpeg.mp4"])
 def test_a_still_image_is_no_video(tmp_path: Path, name: str):
     for place in (tmp_path / name, tmp_path / "img001.jpg"):
         Image.new("RGB", (64, 48)).save(place, "jpeg" if place.suffix == ".mp4" else None)
-    with pytest.raises(VideoError, match="a picture, a playlist"):
+    with pytest.raises(VideoError, match="a picture"):
         index_video(str(tmp_path / name))
 
 
@@ -255,3 +256,23 @@ def test_stream_without_timestamps(tmp_path: Path):
     path = make_video(tmp_path / "raw.h264", num_frames=5)
     with pytest.raises(VideoError, match=r"no usable timestamps.*remux it"):
         index_video(str(path))
+
+
+@pytest.mark.parametrize("count", [2_000_000, 60_000_000, 10**9])
+def test_a_table_that_claims_more_than_the_file_holds(tmp_path: Path, count: int):
+    path = make_video(tmp_path / "a.mp4", num_frames=5)
+    data = bytearray(path.read_bytes())
+    for box, place, values in ((b"stsz", 8, (1, count)), (b"stsc", 16, (count,)), (b"stts", 12, (count,))):
+        struct.pack_into(f">{len(values)}I", data, data.index(box) + place, *values)
+    path.write_bytes(data)
+    with pytest.raises(VideoError, match=rf"a\.mp4: claims {count} samples of 1 bytes, and has {len(data)} bytes"):
+        index_video(str(path))
+
+
+def test_samples_of_one_size_are_no_lie(tmp_path: Path):
+    path = make_video(tmp_path / "a.mov", num_frames=25, audio="pcm_s16le", codec="rawvideo", pix_fmt="uyvy422")
+    data = path.read_bytes()
+    sizes = [struct.unpack_from(">II", data, at + 8) for at in (data.find(b"stsz"), data.rfind(b"stsz"))]
+    assert sizes[0] == (96 * 64 * 2, 25)
+    assert sizes[1][0] == 2  # a sample of sound
+    assert index_video(str(path)).num_frames == 25
