@@ -95,6 +95,8 @@ def run(experiment: Experiment, *, is_dry: bool = False) -> int:
     pool = _choose_pool(experiment, settings)
     output_dir = absolute(options.output or "")
     refuse_overwriting(items, str(output_dir), options.catalog)
+    if is_dry:
+        claim_output(output_dir, settings, only_checks=True)
     if is_dry or options.preview:
         chosen = items if is_dry else [items[n] for n in sorted({*_spread(len(items), options.preview or 1)})]
         show = dry_run if is_dry else write_preview
@@ -231,7 +233,8 @@ def _requested_items(experiment: Experiment) -> list[Item]:
 
 
 def _paths(experiment: Experiment) -> dict[str, str | None]:
-    names = ("video", "mask", "catalog", "output", "checkpoint")
+    # Not the checkpoint: this process reads it, and the network travels to the others.
+    names = ("video", "mask", "catalog", "output")
     return {f"inpaint.{name}": getattr(experiment.inpaint, name) for name in names}
 
 

@@ -130,7 +130,9 @@ def record_hash(record: Any) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
-def claim(path: StoragePath, ours: dict[str, Any], folder: str | StoragePath, advice: str) -> None:
+def claim(
+    path: StoragePath, ours: dict[str, Any], folder: str | StoragePath, advice: str, *, only_checks: bool = False
+) -> None:
     """Write what a folder is made with to a record, or check that it is what stands there.
 
     Args:
@@ -138,13 +140,15 @@ def claim(path: StoragePath, ours: dict[str, Any], folder: str | StoragePath, ad
         ours: settings and versions that change results.
         folder: for the message.
         advice: what the user can do.
+        only_checks: nothing is written.
 
     Raises:
         ConfigError: the folder was made with others.
     """
     theirs = read_record(path)
     if theirs is None:
-        write_record(path, ours)
+        if not only_checks:
+            write_record(path, ours)
         return
     ours = json.loads(json.dumps(ours))  # as it is read back: tuples are lists
     differences = [

@@ -1,6 +1,7 @@
 """What is asked for: videos with their masks, from a catalog file or from one request."""
 
 import os
+import posixpath
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from sttn_ray.paths import is_remote
 from sttn_ray.rows import read_rows
 
 MANIFEST = "manifest.parquet"
+_OURS = ("_sttn", MANIFEST)
 COLUMNS = {"video", "mask", "boxes", "output"}
 _VIDEO_SUFFIX = re.compile(
     r"\.(3gp|avi|flv|m2ts|m4v|mkv|mov|mp4|mpeg|mpg|mts|mxf|nut|ogv|ts|vob|webm|wmv|y4m)", re.IGNORECASE
@@ -110,8 +112,8 @@ def _named(rows: Sequence[dict[str, Any]], folder: str, *, needs_mask: bool = Tr
             fault = f"{video}: give a mask or boxes" + (", not both" if text["mask"] else "")
         name = text["output"] or _default_name(video, folder)
         parts = PurePosixPath(name).parts
-        if name and (not parts or PurePosixPath(name).is_absolute() or ".." in parts or parts[0] == "_sttn"):
-            fault = f"{video}: its output {name!r} is not a path below the output folder"
+        if name and (not parts or PurePosixPath(name).is_absolute() or ".." in parts or parts[0] in _OURS):
+            fault = f"{video}: its output {name!r} is not a path below the output folder, or one of our own there"
         items.append(
             Item(
                 video=video,
@@ -121,7 +123,7 @@ def _named(rows: Sequence[dict[str, Any]], folder: str, *, needs_mask: bool = Tr
                 fault=fault,
             )
         )
-    counts = Counter(item.output for item in items)
+    counts = Counter(item.output for item in items if item.fault is None)
     return [
         _with_fault(item, f"{item.video}: {counts[item.output]} items would write {item.output}; set their 'output'")
         if item.fault is None and counts[item.output] > 1
@@ -161,10 +163,11 @@ def _with_fault(item: Item, fault: str) -> Item:
 
 
 def _absolute(path: Any, folder: str) -> str:
-    """A row's path as it is found from a catalog's folder; a key of a store may hold anything, also `..`."""
+    """A row's path as it is found from a catalog's folder; a key of a store that is named in full may hold `..`."""
     text = str(path or "").strip()
     if not text or is_remote(text):
         return text
     if is_remote(folder) and not os.path.isabs(text):
-        return f"{folder}/{text}"
+        bucket, _, key = folder.removeprefix("s3://").partition("/")
+        return f"s3://{bucket}/{posixpath.normpath(f'/{key}/{text}').lstrip('/')}"
     return os.path.normpath(os.path.join(folder, text))

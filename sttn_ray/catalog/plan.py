@@ -177,6 +177,9 @@ def plan_video(item: Item, settings: Settings) -> Plan:
     notes = [told for told in (found_note, note, encoder_note) if told]
     if index.is_deinterlaced:
         notes.append("deinterlaced: all of the picture is computed anew")
+    if index.is_anamorphic and any(box.has_pixels for box in source.boxes):
+        width, height = index.displayed_size
+        notes.append(f"boxes are in pixels of {width}x{height}, as it is stored; players show it stretched")
     if index.hdr != encoder.hdr:
         notes.append(f"not kept: HDR10's {index.hdr}, which {encoder.codec} does not carry")
     if films := [stream for stream in index.others if stream.kind == "video"]:

@@ -65,6 +65,8 @@ def publish_copy(item_dir: ItemDir, plan: Plan) -> dict[str, Any]:
     with published(target, temporary_dir=_work_dir(item_dir)) as temporary:
         copy_file(plan.index.path, temporary)
         content = _content(temporary)
+        if content["sha256"] != plan.index.sha256:
+            raise VideoError(f"{plan.index.path}: its copy is not what was read before; run again")
         _refuse_changed_inputs(plan)
     outcome = _outcome(plan, "copied", target) | content | {"output": name}
     item_dir.write_outcome(outcome)

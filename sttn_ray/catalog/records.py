@@ -101,11 +101,17 @@ def _record_name(number: int) -> str:
     return f"segment-{number:05d}.json"
 
 
-def claim_output(output_dir: str | StoragePath, settings: Settings) -> None:
-    """Write a run's settings to its output, or check that they are those that stand there.
+def claim_output(output_dir: str | StoragePath, settings: Settings, *, only_checks: bool = False) -> None:
+    """Write a run's settings to its output, or check that they are those that stand there, if there are any.
 
     Raises:
         ConfigError: the folder holds outputs made with other settings.
     """
     advice = "choose another inpaint.output, or delete the folder to do all again"
-    claim(as_path(output_dir) / STATE_DIR / "run.json", settings.fingerprint(), output_dir, advice)
+    claim(
+        as_path(output_dir) / STATE_DIR / "run.json",
+        settings.fingerprint(),
+        output_dir,
+        advice,
+        only_checks=only_checks,
+    )

@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 
 from sttn_ray.errors import MaskError
 
-SYNTAX = "x,y,width,height[@start_s-end_s], joined by ';', in pixels of the picture as displayed or with %"
+SYNTAX = "x,y,width,height[@start_s-end_s], joined by ';', in pixels of the upright picture, or with %"
 _NUMBER = r"(\d{1,9}(?:\.\d{1,9})?)(%?)"
 _BOX = re.compile(rf"{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}(?:@(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)?)?")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Box:
-    """A rectangle of the picture as displayed, for a time.
+    """A rectangle of the picture, upright, for a time; an anamorphic one as it is stored, not as players stretch it.
 
     Attributes:
         extent: left, top, width, height.
@@ -31,6 +31,11 @@ class Box:
 
     def is_shown_at(self, time_s: float) -> bool:
         return self.start_s <= time_s and (self.end_s is None or time_s < self.end_s)
+
+    @property
+    def has_pixels(self) -> bool:
+        """Whether a part of it is in pixels."""
+        return not all(self.is_percent)
 
     def pixels(self, width: int, height: int) -> tuple[int, int, int, int]:
         """Left, top, right, bottom in pixels, cut to a picture of the given size; a touched pixel belongs to it."""

@@ -116,7 +116,8 @@ def check_fit(source: MaskSource, index: VideoIndex) -> str | None:
     """Check that masks fit a video; returns a note where they will be scaled.
 
     Raises:
-        MaskError: another number of masks than frames, another aspect ratio, or a box outside the picture.
+        MaskError: another number of masks than frames, another aspect ratio, as stored and as shown, or a box outside
+            the picture.
     """
     width, height = index.displayed_size
     if source.num_masks is not None and source.num_masks != index.num_frames:
@@ -128,17 +129,26 @@ def check_fit(source: MaskSource, index: VideoIndex) -> str | None:
         left, top, right, bottom = box.pixels(width, height)
         if left >= right or top >= bottom:
             raise MaskError(
-                f"{source.name}: a box lies outside the picture of {index.path}, which is {width}x{height} as displayed"
+                f"{source.name}: a box lies outside the picture of {index.path}, which is {width}x{height}"
+                f"{_stretched(index)}"
             )
     if source.size is None or source.size == (width, height):
         return None
     mask_width, mask_height = source.size
-    if abs(mask_width * height / (mask_height * width) - 1) > ASPECT_TOLERANCE:
+    # As stored, or as a player stretches it.
+    shapes = {width / height, float(index.shown_aspect)}
+    if all(abs(mask_width / mask_height / shape - 1) > ASPECT_TOLERANCE for shape in shapes):
         raise MaskError(
-            f"{source.name}: masks are {mask_width}x{mask_height}, the video {index.path} is displayed at "
-            f"{width}x{height}: another aspect ratio; make masks of the video's shape"
+            f"{source.name}: masks are {mask_width}x{mask_height}, the video {index.path} is {width}x{height}"
+            f"{_stretched(index)}: another aspect ratio; make masks of the video's shape"
         )
     return f"mask scaled from {mask_width}x{mask_height} to {width}x{height}"
+
+
+def _stretched(index: VideoIndex) -> str:
+    if not index.is_anamorphic:
+        return ""
+    return f" as stored, though shown with an aspect ratio of {float(index.shown_aspect):.3f}"
 
 
 def read_masks(source: MaskSource, index: VideoIndex, start: int, stop: int) -> Iterator[Mask]:

@@ -8,7 +8,7 @@ from sttn_ray.video.index import VideoIndex
 
 
 def check_format(frame: av.VideoFrame, index: VideoIndex, number: int) -> None:
-    """Refuse a frame of another size or pixel format than the first one.
+    """Refuse a frame of another size or pixel format than the first one, and one that is interlaced as that one is not.
 
     Raises:
         VideoError: it is.
@@ -17,6 +17,11 @@ def check_format(frame: av.VideoFrame, index: VideoIndex, number: int) -> None:
         raise VideoError(
             f"{index.path}: frame {number} is {frame.width}x{frame.height} {frame.format.name}, the first one "
             f"{index.width}x{index.height} {index.pix_fmt}: videos that change size or format are not supported"
+        )
+    if frame.interlaced_frame and not index.is_deinterlaced:
+        raise VideoError(
+            f"{index.path}: frame {number} is interlaced, the first one is not; completing it as a full frame would "
+            "smear its fields; deinterlace it first (ffmpeg -i IN -vf bwdif=deint=interlaced -c:v ffv1 OUT.mkv)"
         )
 
 

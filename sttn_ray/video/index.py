@@ -106,6 +106,17 @@ class VideoIndex:
         """Width and height of the picture as a player shows it, pixels taken as square."""
         return (self.height, self.width) if self.rotation % 180 else (self.width, self.height)
 
+    @property
+    def shown_aspect(self) -> Fraction:
+        """Width over height of the picture as a player shows it, with the shape of its pixels."""
+        coded = Fraction(self.width, self.height) * (self.sample_aspect or 1)
+        return 1 / coded if self.rotation % 180 else coded
+
+    @property
+    def is_anamorphic(self) -> bool:
+        """Whether a player stretches the picture."""
+        return self.sample_aspect not in (0, 1)
+
     def color_format(self) -> ColorFormat:
         """How its samples are to be read.
 
@@ -145,8 +156,8 @@ class VideoIndex:
 def index_video(path: str, *, interlaced: Interlaced = "refuse", on_damage: OnDamage = "fail") -> VideoIndex:
     """Read a video file's index: all packets are read, the first frame is decoded.
 
-    Interlaced is what the stream's header, its first packets or its first frame say to be: a video that says so on a
-    later frame only is taken for a progressive one.
+    Interlaced is what the stream's header, its first packets or its first frame say to be; `decode_range` refuses a
+    later frame that says so alone.
 
     Args:
         path: of the file, or in an object store.

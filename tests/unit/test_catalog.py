@@ -1,6 +1,7 @@
 import json
 import os
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -168,11 +169,14 @@ def test_byte_order_mark_and_spaces(tmp_path: Path):
     assert item.fault is None
 
 
-@pytest.mark.parametrize("output", ["../x.mp4", "/etc/x.mp4", "a/../../x.mp4", ".."])
+@pytest.mark.parametrize("output", ["../x.mp4", "/etc/x.mp4", "a/../../x.mp4", "..", "manifest.parquet/x", "_sttn/x"])
 def test_outputs_that_leave_the_folder_are_faults(tmp_path: Path, output: str):
     rows = [{"video": "a.mp4", "mask": "m.png", "output": output}, {"video": "b.mp4", "mask": "m.png"}]
     bad, good = read_catalog(write_catalog(tmp_path / "a.jsonl", rows))
-    assert bad.fault == f"{tmp_path}/a.mp4: its output {output!r} is not a path below the output folder"
+    assert (
+        bad.fault
+        == f"{tmp_path}/a.mp4: its output {output!r} is not a path below the output folder, or one of our own there"
+    )
     assert good.fault is None
 
 
@@ -184,6 +188,21 @@ def test_outputs_that_collide_are_faults_of_all_of_them(tmp_path: Path):
         f"{tmp_path}/{name}: 2 items would write {output}; set their 'output'"
         for name, output in (("a.mp4", "a"), ("a.mov", "a"), ("b.mp4", "b"), ("c.mp4", "b"))
     ]
+
+
+def test_a_faulty_row_does_not_take_a_name(tmp_path: Path):
+    rows = [{"video": "a.mp4", "mask": ""}, {"video": "a.mov", "mask": "m.png"}]
+    bad, good = read_catalog(write_catalog(tmp_path / "a.csv", rows))
+    assert bad.fault == f"{tmp_path}/a.mp4: give a mask or boxes"
+    assert (good.output, good.fault) == ("a", None)
+
+
+def test_paths_of_a_catalog_in_a_store_may_climb():
+    rows = [{"video": "../films/a.mp4", "mask": "./m//a.png"}, {"video": "../../../b.mp4", "boxes": "1,2,3,4"}]
+    first, second = _named(rows, "s3://archive/lists/new")
+    assert (first.video, first.mask) == ("s3://archive/lists/films/a.mp4", "s3://archive/lists/new/m/a.png")
+    assert (first.output, first.fault) == ("archive/lists/films/a", None)
+    assert second.video == "s3://archive/b.mp4"  # not out of its bucket
 
 
 def test_rows_without_what_is_needed_are_faults(tmp_path: Path):
@@ -332,6 +351,13 @@ def test_what_there_is_of_an_interrupted_copy_is_degraded(item: Item, tmp_path: 
     outcome = publish_if_complete(item_dir, plan)
     assert outcome is not None
     assert outcome["status"] == "degraded"
+
+
+def test_boxes_on_anamorphic_video_are_noted(item: Item):
+    make_video(Path(item.video), num_frames=4, sample_aspect=Fraction(64, 45))
+    noted = "boxes are in pixels of 96x64, as it is stored; players show it stretched"
+    assert plan_video(replace(item, mask=None, boxes="1,2,30%,40%"), SETTINGS).notes == (noted,)
+    assert plan_video(replace(item, mask=None, boxes="1%,2%,30%,40%"), SETTINGS).notes == ()
 
 
 def test_another_film_in_the_file_is_noted(item: Item, film: Path, tmp_path: Path):
@@ -525,6 +551,14 @@ def test_a_video_without_a_hole_is_copied(item: Item, tmp_path: Path):
     assert (tmp_path / "out" / "day" / "film.mp4").read_bytes() == Path(item.video).read_bytes()
 
 
+def test_a_copy_that_is_not_what_was_read_is_not_published(item: Item, tmp_path: Path):
+    plan = plan_video(replace(item, mask=None, boxes="1,2,3,4@99-"), SETTINGS)
+    item_dir = ItemDir(tmp_path / "out", item.output)
+    with pytest.raises(VideoError, match=r"film\.mp4: its copy is not what was read before; run again"):
+        publish_copy(item_dir, replace(plan, index=replace(plan.index, sha256="0" * 64)))
+    assert files(tmp_path / "out") == []
+
+
 def test_a_copy_keeps_its_own_container(item: Item, tmp_path: Path):
     video = make_video(tmp_path / "films" / "film.1.webm", num_frames=4, codec="libvpx-vp9")
     plan = plan_video(replace(item, video=str(video), mask=None, boxes="1,2,3,4@99-", output="film.1"), SETTINGS)
@@ -593,6 +627,8 @@ def test_plan_record_comes_back(work: tuple[ItemDir, Plan], tmp_path: Path):
 
 
 def test_the_same_settings_share_an_output(tmp_path: Path):
+    claim_output(tmp_path / "out", SETTINGS, only_checks=True)
+    assert not (tmp_path / "out").exists()
     claim_output(tmp_path / "out", SETTINGS)
     record = (tmp_path / "out" / "_sttn" / "run.json").read_bytes()
     claim_output(tmp_path / "out", replace(SETTINGS))
@@ -611,6 +647,8 @@ def test_other_settings_are_refused_by_name(tmp_path: Path, change: dict[str, An
     claim_output(tmp_path / "out", SETTINGS)
     with pytest.raises(ConfigError) as raised:
         claim_output(tmp_path / "out", replace(SETTINGS, **change))
+    with pytest.raises(ConfigError, match="was made with other settings"):
+        claim_output(tmp_path / "out", replace(SETTINGS, **change), only_checks=True)
     message = str(raised.value)
     for word in [str(tmp_path / "out"), *words, "choose another inpaint.output"]:
         assert word in message

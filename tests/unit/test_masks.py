@@ -5,6 +5,7 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -343,6 +344,23 @@ def test_mask_of_another_shape_is_refused(index: VideoIndex, tmp_path: Path, wid
         check_fit(source, index)
     for word in ("m.png", f"{width}x{height}", index.path, "96x64", "aspect ratio"):
         assert word in str(raised.value)
+
+
+@pytest.mark.parametrize("rotation", [0, 90])
+def test_masks_of_anamorphic_video_may_be_as_stored_or_as_shown(tmp_path: Path, rotation: int):
+    path = make_video(tmp_path / "dv.mp4", num_frames=3, sample_aspect=Fraction(64, 45), rotation=rotation)
+    index = index_video(str(path))
+    assert index.is_anamorphic
+    stored, shown = (96, 64), (137, 64)
+    for width, height in (stored, shown):
+        size = (height, width) if rotation else (width, height)
+        source = mask_source(str(save(tmp_path / f"{width}.png", make_mask(0, size[1], size[0]))))
+        note = check_fit(source, index)
+        assert (note is None) == ((width, height) == stored)
+        (mask,) = read_masks(source, index, 0, 1)
+        assert mask.shape == (64, 96)
+    with pytest.raises(MaskError, match=r"64x64.*as stored, though shown with an aspect ratio of"):
+        check_fit(mask_source(str(save(tmp_path / "m.png", make_mask(0, 64, 64)))), index)
 
 
 @pytest.fixture(scope="module", params=[90, 180, 270])

@@ -169,3 +169,26 @@ def make_flagged(path: Path, pix_fmt: str) -> None:
         for _ in range(3):
             container.mux(stream.encode(av.VideoFrame(96, 64, pix_fmt)))
         container.mux(stream.encode(None))
+
+
+@pytest.mark.parametrize("on_damage", ["fail", "conceal"])
+def test_interlaced_frames_that_come_later_are_refused(tmp_path: Path, on_damage: Any) -> None:
+    parts = [
+        make_video(tmp_path / "film.ts", num_frames=12),
+        make_interlaced(tmp_path / "tv.ts", num_frames=12, pts=[512 * n for n in range(20, 32)]),
+    ]
+    path = tmp_path / "both.ts"
+    with av.open(str(parts[0])) as first, av.open(str(path), "w") as target:
+        stream = target.add_stream_from_template(first.streams.video[0])
+        for part in parts:
+            with av.open(str(part)) as source:
+                for packet in source.demux(video=0):
+                    if packet.size:
+                        packet.stream = stream
+                        target.mux(packet)
+    for interlaced in ("refuse", "deinterlace"):
+        index = index_video(str(path), interlaced=interlaced)
+        assert (index.num_frames, index.is_deinterlaced) == (24, False)
+        assert len(list(decode_range(index, 0, 10))) == 10
+        with pytest.raises(VideoError, match=r"both\.ts: frame 12 is interlaced, the first one is not.*deinterlace it"):
+            list(decode_range(index, 0, 24, on_damage=on_damage))
