@@ -278,7 +278,7 @@ def _write_shards(
     dataset = ray.data.from_items(list(todo), override_num_blocks=min(len(todo), MAX_TASKS)).map(
         make_write_fn(root, shards, settings, seed, progress), num_cpus=cluster.cpus_per_core()
     )
-    with ProgressLine(progress, num_items=len(todo), interval_s=interval_s, items="shards"):
+    with ProgressLine(progress, num_items=len(todo), interval_s=interval_s, items="shards", plans_all=True):
         rows = sorted(dataset.iter_rows(), key=lambda row: row["number"])
     failed = [row for row in rows if row["status"] == "failed"]
     index: list[IndexRow] = []

@@ -139,7 +139,7 @@ def _plan(item: Item, number: int, job: Job) -> tuple[_Todo, Row | None]:
     if outcome is not None:
         job.progress.finish.remote(number, outcome["status"])
     else:
-        job.progress.add.remote("planned", sum(todo.frames.values()))
+        job.progress.plan.remote(number, sum(todo.frames.values()))
     return todo, outcome
 
 

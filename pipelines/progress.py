@@ -39,6 +39,13 @@ class Progress:
         self._exports = exports  # to Prometheus, as `gauges` has it
         self._frames: dict[str, int] = {}
         self._items: dict[int, str] = {}
+        self._planned: set[int] = set()
+
+    def plan(self, item: int, frames: int) -> None:
+        """A video's frames, before the first one is done; said twice they count once."""
+        if item not in self._planned:
+            self._planned.add(item)
+            self.add("planned", frames)
 
     def add(self, name: FrameStep, frames: int) -> None:
         """Frames that were planned, completed or encoded; named "planned" and "completed" they make the bar."""
@@ -53,8 +60,9 @@ class Progress:
             show_videos(Counter(self._items.values()))
 
     def counts(self) -> dict[str, int]:
-        """Frames by name and items by status."""
-        return {**self._frames, **Counter(self._items.values())}
+        """Frames by name, items by status, and "seen", those that were planned or have ended."""
+        seen = len(self._planned | self._items.keys())
+        return {**self._frames, **Counter(self._items.values()), "seen": seen}
 
 
 def start_progress(*, exports: bool = False) -> ray.actor.ActorHandle:
@@ -64,14 +72,29 @@ def start_progress(*, exports: bool = False) -> ray.actor.ActorHandle:
 
 
 class ProgressLine:
-    """Prints a job's progress while a `with` block runs: a bar on a terminal, else a line now and then."""
+    """Prints a job's progress while a `with` block runs: a bar on a terminal, else a line now and then.
+
+    Args:
+        progress: from `start_progress`.
+        num_items: videos, or shards, of the job.
+        interval_s: between two lines.
+        items: what they are called.
+        plans_all: frames are known from the start, not video by video.
+    """
 
     def __init__(
-        self, progress: ray.actor.ActorHandle, *, num_items: int, interval_s: float, items: str = "videos"
+        self,
+        progress: ray.actor.ActorHandle,
+        *,
+        num_items: int,
+        interval_s: float,
+        items: str = "videos",
+        plans_all: bool = False,
     ) -> None:
         self._progress = progress
         self._num_items = num_items
         self._items = items
+        self._plans_all = plans_all
         self._is_terminal = sys.stderr.isatty()
         self._interval_s = 1.0 if self._is_terminal else interval_s
         self._stop = threading.Event()
@@ -107,22 +130,25 @@ class ProgressLine:
             log.info("%s", line)
 
     def _line(self, counts: dict[str, int]) -> str:
-        total = counts.get("planned", 0)
-        completed = min(total, counts.get("completed", 0))  # what a killed process did is done, and counted, again
+        planned = counts.get("planned", 0)
+        completed = min(planned, counts.get("completed", 0))  # what a killed process did is done, and counted, again
         done = sum(counts.get(status, 0) for status in ("done", "degraded", "copied"))
         failed = counts.get("failed", 0) + counts.get("quarantined", 0)
         items = f"{self._items} {done}/{self._num_items} done, {failed} failed"
-        if not total:
+        if not planned:
             return items
+        # Planning runs a little ahead of the work: of a long catalog most is not planned yet.
+        is_known = self._plans_all or counts["seen"] >= self._num_items
+        total = planned if is_known else planned * self._num_items // counts["seen"]
         now = time.monotonic()
         if completed and self._first_frame is None:
             self._first_frame = (now, completed)
         bar = "#" * int(completed / total * BAR_WIDTH)
-        parts = [f"[{bar:<{BAR_WIDTH}}] {completed}/{total} frames", items]
+        parts = [f"[{bar:<{BAR_WIDTH}}] {completed}{'/' if is_known else ' of about '}{total} frames", items]
         if self._first_frame and completed > self._first_frame[1]:
             rate = (completed - self._first_frame[1]) / (now - self._first_frame[0])
             left = (total - completed) / rate
-            parts.append(f"{rate:.2f} frames/s, {duration(left)} left")
+            parts.append(f"{rate:.2f} frames/s, {'' if is_known else 'about '}{duration(left)} left")
         if "encoded" in counts:
             parts.append(f"encoded {counts['encoded']}")
         return " | ".join(parts)

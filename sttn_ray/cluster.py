@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import os
+from collections.abc import Sequence
 
 import ray
 from ray._private.services import find_bootstrap_address  # what `ray start` wrote; no public way to ask
@@ -252,13 +253,11 @@ def choose_num_actors(
     """
     resources = ray.cluster_resources()
     cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    largest = max(int(node.get("CPU", 0)) for node in nodes)
-    carried = max(0, cpus - video_cpus) // actor_cpus
-    if device == "cuda":
-        # No process takes parts of two GPUs.
-        carried = min(carried, sum(int(node.get("GPU", 0)) for node in nodes) * int(1 / gpus_per_actor))
-    elif device == "mps":
+    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = [(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in found]
+    largest = max(node_cpus for node_cpus, _ in nodes)
+    carried = carried_actors(nodes, actor_cpus, video_cpus, gpus_per_actor if device == "cuda" else None)
+    if device == "mps":
         carried = min(carried, 1)
     if can_grow:
         if wanted is None:
@@ -275,11 +274,36 @@ def choose_num_actors(
         )
     elif (wanted or 1) > carried:
         faults.append(
-            f"run.num_actors={wanted or 1}: with run.actor_cpus={actor_cpus} and {video_cpus} CPUs for video the "
-            f"cluster of {cpus} CPUs and {gpus} GPUs carries {max(0, carried)} on {device}; lower one of them"
+            f"run.num_actors={wanted or 1}: with run.actor_cpus={actor_cpus} and {video_cpus} CPUs for video, "
+            f"each on one node, the cluster of {cpus} CPUs and {gpus} GPUs carries {carried} on {device}; lower one of "
+            "them"
         )
     if faults:
         raise ConfigError("\n".join(faults))
     # Two CPUs for video where there are as many: one plans or decodes while another encodes.
     size = wanted or max(1, carried if device == "cuda" else min(carried, (cpus - 2 * video_cpus) // actor_cpus))
     return size, size
+
+
+def carried_actors(
+    nodes: Sequence[tuple[int, int]], actor_cpus: int, video_cpus: int, gpus_per_actor: float | None
+) -> int:
+    """How many processes of the network a cluster carries so that, wherever Ray puts them, a task of video fits too.
+
+    Args:
+        nodes: CPUs and GPUs of each.
+        actor_cpus: CPUs of a process.
+        video_cpus: CPUs of a task, at least 1.
+        gpus_per_actor: of a process, at most 1; None: it needs none.
+    """
+    most = []
+    for cpus, gpus in nodes:
+        # No process takes parts of two GPUs.
+        at_gpus = math.inf if gpus_per_actor is None else gpus * int(1 / gpus_per_actor)
+        most.append(int(min(cpus // actor_cpus, at_gpus)))
+    # Processes on a node after which no task fits there.
+    blocking = [(cpus - video_cpus) // actor_cpus + 1 if cpus >= video_cpus else 0 for cpus, _ in nodes]
+    if any(block > fit for block, fit in zip(blocking, most, strict=True)):
+        return sum(most)  # on such a node one always fits
+    # With this many all nodes may be blocked, those too small for a task being filled last.
+    return max(0, min(sum(most), sum(blocking) - 1))

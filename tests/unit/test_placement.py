@@ -1,0 +1,46 @@
+import itertools
+
+import pytest
+
+from sttn_ray.cluster import carried_actors
+
+CLUSTERS = [
+    [(4, 0)],
+    [(2, 0), (2, 0)],
+    [(3, 0), (3, 0), (1, 0)],
+    [(4, 0)] * 4,
+    [(1, 1), (8, 0)],
+    [(8, 2), (4, 1), (2, 0)],
+    [(2, 4), (3, 0)],
+]
+
+
+def leaves_room(nodes: list[tuple[int, int]], placed: tuple[int, ...], actor_cpus: int, video_cpus: int) -> bool:
+    return any(cpus - count * actor_cpus >= video_cpus for (cpus, _), count in zip(nodes, placed, strict=True))
+
+
+@pytest.mark.parametrize("nodes", CLUSTERS)
+@pytest.mark.parametrize("actor_cpus", [1, 2, 3])
+@pytest.mark.parametrize("video_cpus", [1, 2, 4])
+@pytest.mark.parametrize("gpus", [None, 1.0, 0.5, 0.4])
+def test_wherever_they_are_put_a_task_of_video_fits(nodes, actor_cpus, video_cpus, gpus):
+    """All placements of a small cluster are gone through: no more than are carried are safe in each of them."""
+    per_node = [
+        min(cpus // actor_cpus, num_gpus * int(1 / gpus) if gpus else cpus // actor_cpus) for cpus, num_gpus in nodes
+    ]
+    placements = list(itertools.product(*(range(most + 1) for most in per_node)))
+    carried = carried_actors(nodes, actor_cpus, video_cpus, gpus)
+    safe = {
+        count: all(leaves_room(nodes, p, actor_cpus, video_cpus) for p in placements if sum(p) == count)
+        for count in range(sum(per_node) + 1)
+    }
+    if max(cpus for cpus, _ in nodes) < video_cpus:
+        assert carried == 0
+        return
+    assert safe[carried]
+    assert carried == sum(per_node) or not safe[carried + 1]
+
+
+def test_a_process_needs_its_cpus_beside_its_gpu():
+    assert carried_actors([(1, 1), (8, 0)], 2, 1, 1.0) == 0
+    assert carried_actors([(2, 1), (8, 0)], 2, 1, 1.0) == 1

@@ -1,0 +1,56 @@
+from typing import Any
+
+import pytest
+
+from pipelines import progress
+from pipelines.progress import Progress, ProgressLine
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    now = {"s": 100.0}
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now["s"])
+    return now
+
+
+def line(num_items: int, **how: Any) -> ProgressLine:
+    handle: Any = None  # it is only asked while the block runs
+    return ProgressLine(handle, num_items=num_items, interval_s=1, **how)
+
+
+def test_the_time_that_is_left_is_that_of_all_videos_not_of_those_planned(clock: dict[str, float]) -> None:
+    shown = line(100)
+    assert shown._line({"seen": 1}) == "videos 0/100 done, 0 failed"
+    assert shown._line({"planned": 500, "completed": 50, "seen": 2}).startswith(
+        "[                        ] 50 of about 25000 frames | videos 0/100 done, 0 failed"
+    )
+    clock["s"] += 10
+    told = shown._line({"planned": 500, "completed": 450, "encoded": 400, "seen": 2, "done": 1})
+    assert told == (
+        "[                        ] 450 of about 25000 frames | videos 1/100 done, 0 failed"
+        " | 40.00 frames/s, about 10:13 left | encoded 400"
+    )
+
+
+def test_once_all_are_planned_the_numbers_are_exact(clock: dict[str, float]) -> None:
+    shown = line(3)
+    counts = {"planned": 400, "completed": 100, "seen": 3, "failed": 1, "quarantined": 1}
+    assert shown._line(counts) == "[######                  ] 100/400 frames | videos 0/3 done, 2 failed"
+    clock["s"] += 20
+    assert shown._line(counts | {"completed": 200}).endswith("5.00 frames/s, 0:40 left")
+
+
+@pytest.mark.usefixtures("clock")
+def test_frames_that_were_done_twice_fill_no_bar_beyond_its_end() -> None:
+    shown = line(2, items="shards", plans_all=True)
+    assert "200/200 frames | shards" in shown._line({"planned": 200, "completed": 260, "seen": 0})
+
+
+def test_counts_hold_what_was_said_once() -> None:
+    counts = Progress.__ray_metadata__.modified_class()
+    for _ in range(2):
+        counts.plan(0, 100)
+        counts.finish(1, "failed")
+    counts.add("completed", 30)
+    counts.finish(0, "done")
+    assert counts.counts() == {"planned": 100, "completed": 30, "failed": 1, "done": 1, "seen": 2}
