@@ -17,10 +17,7 @@ import json
 import logging
 import sys
 import time
-from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -28,30 +25,27 @@ import ray
 
 from sttn_ray import cluster
 from sttn_ray.catalog.items import Item, read_catalog, refuse_overwriting, single_item
-from sttn_ray.catalog.manifest import OUTCOME_FIELDS, manifest_row, pending_outcome, unpack_outcomes, write_manifest
-from sttn_ray.catalog.plan import Settings, input_stats
-from sttn_ray.catalog.publish import outcome_if_current
-from sttn_ray.catalog.records import ItemDir, claim_output
+from sttn_ray.catalog.manifest import manifest_row, write_manifest
+from sttn_ray.catalog.plan import Settings
+from sttn_ray.catalog.records import claim_output
 from sttn_ray.completion.schedule import Schedule
 from sttn_ray.config import Experiment
 from sttn_ray.errors import (
     CheckpointError,
     ConfigError,
     StorageError,
-    SttnError,
-    describe_failures,
-    failed_outcome,
 )
 from sttn_ray.model.generator import Generator
 from sttn_ray.model.precision import fastest_precision
 from sttn_ray.model.weights import load_generator
-from sttn_ray.paths import StoragePath, abort_uploads, absolute, on_this_machine, use_endpoint
+from sttn_ray.paths import abort_uploads, absolute, on_this_machine, use_endpoint
 from sttn_ray.program import run_program
 from sttn_ray.storage import file_sha256
 
 from .inpaint_completer import Completer
+from .inpaint_outcomes import collect, keep_manifest, missing_outcomes, report, report_stop
 from .inpaint_preview import dry_run, write_preview
-from .inpaint_steps import FAILED, Job, Pool, make_encode_fn, make_plan_fn
+from .inpaint_steps import Job, Pool, make_encode_fn, make_plan_fn
 from .progress import ProgressLine, prepare_data, start_progress
 
 log = logging.getLogger(__name__)
@@ -62,7 +56,6 @@ Row = dict[str, Any]
 # A task costs the driver some 10 ms. Where there are many videos several are planned in one, though their segments then
 # come later.
 MAX_SINGLE_ITEMS, MAX_ITEMS_A_TASK = 4000, 32
-RECORDS_AT_ONCE = 32  # a request each, where they lie in a store
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -121,16 +114,22 @@ def run(experiment: Experiment, *, is_dry: bool = False) -> int:
     job = Job(settings, str(output_dir), start_progress(exports=True), _deadline_s(options.max_hours))
     # Held until all is written: where the rows are left early Ray cancels its tasks, and may bring this process down.
     rows = build(items, job, generator, pool).iter_rows()
-    with ProgressLine(job.progress, num_items=len(items), interval_s=experiment.run.log_interval_s):
-        outcomes, stopped = _collect(rows, len(items), options.max_error_fraction)
+    outcomes: dict[int, Row] = {}
+    keep = partial(keep_manifest, output_dir, items, outcomes)
     try:
-        outcomes |= _missing(items, outcomes, job, is_stopped=stopped is not None)
+        with ProgressLine(job.progress, num_items=len(items), interval_s=experiment.run.log_interval_s) as line:
+            stopped = collect(rows, items, outcomes, options.max_error_fraction, tell=line.tell, keep=keep)
+    except (KeyboardInterrupt, ray.exceptions.RayError):
+        keep()
+        raise
+    try:
+        outcomes |= missing_outcomes(items, outcomes, job, is_stopped=stopped is not None)
         records = [manifest_row(item, outcomes[n]) for n, item in enumerate(items)]
         manifest = write_manifest(output_dir, records)
     except StorageError as error:
         log.error("the manifest was not written, though videos were done: %s; the same command writes it", error)
         return 1
-    return _report(records, manifest, time.monotonic() - start) if stopped is None else _report_stop(stopped, manifest)
+    return report(records, manifest, time.monotonic() - start) if stopped is None else report_stop(stopped, manifest)
 
 
 def _choose_device(experiment: Experiment) -> str:
@@ -159,54 +158,6 @@ def _spread(num_items: int, count: int) -> list[int]:
 
 def _deadline_s(max_hours: float | None) -> float | None:
     return None if max_hours is None else time.time() + max_hours * 3600
-
-
-def _collect(rows: Iterable[Row], num_items: int, max_error_fraction: float) -> tuple[dict[int, Row], str | None]:
-    """The outcomes that reach the driver, by item, and why it stopped before all were done."""
-    outcomes: dict[int, Row] = {}
-    failed: list[Row] = []
-    for row in rows:
-        for item, outcome in unpack_outcomes(row["outcomes"]).items():
-            # A segment's failure is the video's; a later segment's success does not change that.
-            if outcomes.get(item, {}).get("status") in FAILED:
-                continue
-            outcomes[item] = outcome
-            if outcome["status"] in FAILED:
-                failed.append(outcome)
-        # Not only at the end: of a hundred thousand files that would be days later.
-        if len(failed) > max_error_fraction * num_items:
-            title = (
-                f"{len(failed)} of {num_items} videos failed, more than inpaint.max_error_fraction="
-                f"{max_error_fraction:g} allows; the others were left:"
-            )
-            return outcomes, "\n".join([title, *describe_failures(failed)])
-    return outcomes, None
-
-
-def _missing(items: Sequence[Item], known: Collection[int], job: Job, *, is_stopped: bool) -> dict[int, Row]:
-    """The outcomes of the videos of which no row told: their records', of an earlier run or another driver."""
-    missing = [n for n in range(len(items)) if n not in known]
-    with ThreadPoolExecutor(RECORDS_AT_ONCE) as pool:
-        return dict(
-            zip(missing, pool.map(lambda n: _recorded(items[n], job, is_stopped=is_stopped), missing), strict=True)
-        )
-
-
-def _recorded(item: Item, job: Job, *, is_stopped: bool) -> Row:
-    """The outcome of a record; of a run that was stopped only where the video would not be done again."""
-    item_dir = ItemDir(job.output_dir, item.output)
-    found = None
-    if not is_stopped:
-        found = item_dir.read_outcome()
-    elif item.fault is None:
-        with suppress(SttnError):
-            inputs = input_stats(item.video, item.mask, item.boxes)
-            found = outcome_if_current(item_dir, inputs, job.settings.hash())
-    if found is not None:
-        return {name: found[name] for name in OUTCOME_FIELDS if name in found}
-    if is_stopped:
-        return pending_outcome("the job was stopped before it; the same command goes on")
-    return failed_outcome("publish", RuntimeError("its segments ended without an outcome"))
 
 
 def _requested_items(experiment: Experiment) -> list[Item]:
@@ -293,31 +244,6 @@ def build(items: Sequence[Item], job: Job, generator: Generator, pool: Pool) -> 
         #    encoding share it.
         .map(make_encode_fn(job), num_cpus=pool.video_cpus)
     )
-
-
-def _report(records: Sequence[Row], manifest: StoragePath, seconds: float) -> int:
-    counts = Counter(record["status"] for record in records)
-    for record in records:
-        if record["status"] in FAILED:
-            named = "" if record["video"] in record["reason"] else f"{record['video']}: "
-            log.error("%s at %s: %s%s", record["status"], record["step"], named, record["reason"])
-    log.info(
-        "%d done (%d frames), %d copied without a hole, %d failed%s, in %.0f s; manifest: %s",
-        counts["done"],
-        sum(record["frames"] for record in records if record["status"] in ("done", "degraded")),
-        counts["copied"],
-        counts["failed"],
-        "".join(f", {counts[name]} {name}" for name in ("degraded", "quarantined", "pending") if counts[name]),
-        seconds,
-        manifest,
-    )
-    return 1 if counts["failed"] or counts["quarantined"] or counts["pending"] else 0
-
-
-def _report_stop(reason: str, manifest: StoragePath) -> int:
-    log.error("stopped: %s", reason)
-    log.error("the same command goes on; manifest: %s", manifest)
-    return 1
 
 
 if __name__ == "__main__":

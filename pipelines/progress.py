@@ -113,6 +113,12 @@ class ProgressLine:
         if self._is_terminal:
             sys.stderr.write("\n")
 
+    def tell(self, text: str) -> None:
+        """Say what went wrong, on a line of its own."""
+        if self._is_terminal:
+            sys.stderr.write("\r\x1b[K")
+        log.error("%s", text)
+
     def _run(self) -> None:
         while not self._stop.wait(self._interval_s):
             self._show()

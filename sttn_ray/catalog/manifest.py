@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sttn_ray.catalog.items import MANIFEST, Item
-from sttn_ray.paths import StoragePath
+from sttn_ray.paths import ALL, StoragePath, open_binary, reading
 from sttn_ray.storage import published
 
 SCHEMA = pa.schema(
@@ -75,3 +75,18 @@ def write_manifest(output_dir: StoragePath, rows: Sequence[dict[str, Any]]) -> S
     with published(path) as temporary:
         pq.write_table(pa.Table.from_pylist(list(rows), SCHEMA), temporary)
     return path
+
+
+def read_manifest(output_dir: StoragePath) -> list[dict[str, Any]]:
+    """The rows of a folder's manifest; none where there is no file that can be read as one.
+
+    Raises:
+        StorageError: the folder cannot be read.
+    """
+    path = output_dir / MANIFEST
+    try:
+        with reading(path), open_binary(path, ahead=ALL) as file:
+            data = file.read()
+        return pq.read_table(pa.BufferReader(data), schema=SCHEMA).to_pylist()
+    except (FileNotFoundError, pa.ArrowInvalid):
+        return []

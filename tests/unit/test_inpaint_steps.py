@@ -6,7 +6,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import inpaint, inpaint_steps
+from pipelines import inpaint_steps
+from pipelines.inpaint_outcomes import missing_outcomes
 from pipelines.inpaint_steps import Job, current_plan
 from sttn_ray.catalog.items import Item
 from sttn_ray.catalog.manifest import manifest_row, write_manifest
@@ -106,11 +107,11 @@ def test_what_was_done_before_is_done_also_where_a_run_is_cut_short(item: Item, 
     assert outcome == first
     other = Item(video=str(tmp_path / "other.mp4"), mask=None, boxes="1,1,9,9", output="other")
     make_video(tmp_path / "other.mp4", num_frames=8)
-    stopped = inpaint._missing([item, other], [], job, is_stopped=True)
+    stopped = missing_outcomes([item, other], [], job, is_stopped=True)
     assert [stopped[0]["status"], stopped[0]["sha256"]] == ["done", first["sha256"]]
     assert stopped[1]["status"] == "pending"
-    assert inpaint._missing([item, other], [0, 1], job, is_stopped=True) == {}
-    ended = inpaint._missing([item, other], [], job, is_stopped=False)
+    assert missing_outcomes([item, other], [0, 1], job, is_stopped=True) == {}
+    ended = missing_outcomes([item, other], [], job, is_stopped=False)
     assert [ended[n]["status"] for n in (0, 1)] == ["done", "failed"]
 
 

@@ -1,0 +1,154 @@
+"""What becomes of each video, as it reaches the driver of `pipelines.inpaint`: told, counted, and written."""
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+from sttn_ray.catalog.items import Item
+from sttn_ray.catalog.manifest import (
+    OUTCOME_FIELDS,
+    manifest_row,
+    pending_outcome,
+    read_manifest,
+    unpack_outcomes,
+    write_manifest,
+)
+from sttn_ray.catalog.plan import input_stats
+from sttn_ray.catalog.publish import outcome_if_current
+from sttn_ray.catalog.records import ItemDir
+from sttn_ray.errors import StorageError, SttnError, describe_failures, failed_outcome
+from sttn_ray.paths import StoragePath
+
+from .inpaint_steps import FAILED, Job
+
+log = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+RECORDS_AT_ONCE = 32  # a request each, where they lie in a store
+# A job of days is looked at while it runs, and its driver may be lost.
+MANIFEST_INTERVAL_S = 300.0
+
+
+def collect(
+    rows: Iterable[Row],
+    items: Sequence[Item],
+    outcomes: dict[int, Row],
+    max_error_fraction: float,
+    *,
+    tell: Callable[[str], None],
+    keep: Callable[[], None],
+) -> str | None:
+    """Take down outcomes, by item, as they come; returns why the job is to stop before all are done, or None.
+
+    Args:
+        rows: of the chain of operators.
+        items: of the catalog.
+        outcomes: is filled.
+        max_error_fraction: `inpaint.max_error_fraction`.
+        tell: is given a line for each video that fails.
+        keep: is called every few minutes.
+    """
+    failed: list[Row] = []
+    due_s = time.monotonic() + MANIFEST_INTERVAL_S
+    for row in rows:
+        for number, outcome in unpack_outcomes(row["outcomes"]).items():
+            # A segment's failure is the video's; a later segment's success does not change that.
+            if outcomes.get(number, {}).get("status") in FAILED:
+                continue
+            outcomes[number] = outcome
+            if outcome["status"] in FAILED:
+                failed.append(outcome)
+                tell(_failure(items[number], outcome))
+        # Not only at the end: of a hundred thousand files that would be days later.
+        if len(failed) > max_error_fraction * len(items):
+            title = (
+                f"{len(failed)} of {len(items)} videos failed, more than inpaint.max_error_fraction="
+                f"{max_error_fraction:g} allows; the others were left:"
+            )
+            return "\n".join([title, *describe_failures(failed)])
+        if time.monotonic() >= due_s:
+            keep()
+            due_s = time.monotonic() + MANIFEST_INTERVAL_S
+    return None
+
+
+def _failure(item: Item, outcome: Row) -> str:
+    named = "" if item.video in outcome["reason"] else f"{item.video}: "
+    return f"{outcome['status']} at {outcome['step']}: {named}{outcome['reason']}"
+
+
+def keep_manifest(output_dir: StoragePath, items: Sequence[Item], outcomes: dict[int, Row]) -> None:
+    """Write the manifest of a job that goes on, or was broken off: of videos without an outcome, what was known before.
+
+    One that cannot be written is told; the next one may be.
+    """
+    try:
+        before = {_request(row): row for row in read_manifest(output_dir)}
+        unknown = pending_outcome("the job had not come to its end; the same command goes on")
+        records = [manifest_row(item, outcomes.get(n, unknown)) for n, item in enumerate(items)]
+        write_manifest(
+            output_dir,
+            [row if n in outcomes else before.get(_request(row), row) for n, row in enumerate(records)],
+        )
+    except StorageError as error:
+        log.warning("the manifest of what is done so far was not written: %s", error)
+
+
+def _request(row: Row) -> tuple[Any, ...]:
+    return row["video"], row["mask"], row["boxes"]
+
+
+def missing_outcomes(items: Sequence[Item], known: Collection[int], job: Job, *, is_stopped: bool) -> dict[int, Row]:
+    """The outcomes of the videos of which no row told: their records', of an earlier run or another driver."""
+    missing = [n for n in range(len(items)) if n not in known]
+    with ThreadPoolExecutor(RECORDS_AT_ONCE) as pool:
+        found = pool.map(lambda n: _recorded(items[n], job, is_stopped=is_stopped), missing)
+        outcomes = dict(zip(missing, found, strict=True))
+    for number, outcome in outcomes.items():
+        if outcome["status"] in FAILED:
+            log.error("%s", _failure(items[number], outcome))
+    return outcomes
+
+
+def _recorded(item: Item, job: Job, *, is_stopped: bool) -> Row:
+    """The outcome of a record; of a run that was stopped only where the video would not be done again."""
+    item_dir = ItemDir(job.output_dir, item.output)
+    found = None
+    if not is_stopped:
+        found = item_dir.read_outcome()
+    elif item.fault is None:
+        with suppress(SttnError):
+            inputs = input_stats(item.video, item.mask, item.boxes)
+            found = outcome_if_current(item_dir, inputs, job.settings.hash())
+    if found is not None:
+        return {name: found[name] for name in OUTCOME_FIELDS if name in found}
+    if is_stopped:
+        return pending_outcome("the job was stopped before it; the same command goes on")
+    return failed_outcome("publish", RuntimeError("its segments ended without an outcome"))
+
+
+def report(records: Sequence[Row], manifest: StoragePath, seconds: float) -> int:
+    """Say what became of all videos; returns the exit status."""
+    counts = Counter(record["status"] for record in records)
+    log.info(
+        "%d done (%d frames), %d copied without a hole, %d failed%s, in %.0f s; manifest: %s",
+        counts["done"],
+        sum(record["frames"] for record in records if record["status"] in ("done", "degraded")),
+        counts["copied"],
+        counts["failed"],
+        "".join(f", {counts[name]} {name}" for name in ("degraded", "quarantined", "pending") if counts[name]),
+        seconds,
+        manifest,
+    )
+    return 1 if counts["failed"] or counts["quarantined"] or counts["pending"] else 0
+
+
+def report_stop(reason: str, manifest: StoragePath) -> int:
+    """Say why a job ended before all was done; returns the exit status."""
+    log.error("stopped: %s", reason)
+    log.error("the same command goes on; manifest: %s", manifest)
+    return 1
