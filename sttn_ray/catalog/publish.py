@@ -37,7 +37,7 @@ def publish_if_complete(item_dir: ItemDir, plan: Plan) -> dict[str, Any] | None:
             segments = [stack.enter_context(on_this_machine(path)) for path in paths]
             starts = [start for start, _ in plan.segments]
             join_segments(temporary, segments, starts, plan.index, plan.container)
-            verify_output(temporary, plan.index, plan.container)
+            verify_output(temporary, segments, plan.index, plan.container)
             content = _content(temporary)
             _refuse_changed_inputs(plan)
     except (StorageError, OSError):

@@ -120,17 +120,25 @@ def join_segments(
                 output.mux(packet)
 
 
-def verify_output(path: Path, index: VideoIndex, container: Container) -> None:
-    """Read the output back: its frames, their times, and the copied packets must be the source's.
+def verify_output(path: Path, segments: Sequence[Path], index: VideoIndex, container: Container) -> None:
+    """Read the output back: its pictures must be the segments', which were decoded, their times the source's.
+
+    The copied packets must be the source's, too.
 
     Raises:
         VideoError: what differs.
     """
+    written, encoded = hashlib.sha256(), hashlib.sha256()
+    found = []
     with open_video(str(path)) as output:
         video = output.streams.video[0]
         tick = video.time_base
         assert tick is not None
-        found = sorted(p.pts for p in output.demux(video) if p.size and not p.is_discard)
+        for packet in output.demux(video):
+            if packet.size and not packet.is_discard:
+                written.update(bytes(packet))
+                found.append(packet.pts)
+    found.sort()
     wanted = [p * index.time_base for p in index.pts]
     # Matroska counts milliseconds: half a tick of rounding is its best.
     tolerance = Fraction(0) if container.muxer != "matroska" else tick / 2
@@ -142,6 +150,12 @@ def verify_output(path: Path, index: VideoIndex, container: Container) -> None:
                 f"{index.path}: frame {number} of the output is at {float(pts * tick):.6f} s, in the source at "
                 f"{float(time):.6f} s"
             )
+    for segment in segments:
+        with av.open(str(segment)) as pictures:
+            for packet in pictures.demux(video=0):
+                encoded.update(bytes(packet))
+    if written.digest() != encoded.digest():
+        raise VideoError(f"{index.path}: the output does not hold the pictures of its segments")
     sources = copied_packets(index.path, container.copied)
     copies = copied_packets(str(path), range(1, 1 + len(container.copied)))
     for number, source, copy in zip(container.copied, sources, copies, strict=True):

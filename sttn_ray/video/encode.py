@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sttn_ray.errors import VideoError
 from sttn_ray.video.fidelity import MAX_PSNR, deviation, sample_luma, sample_valid
 from sttn_ray.video.frames import copy_frame
-from sttn_ray.video.index import VideoIndex
+from sttn_ray.video.index import CAPTIONS, VideoIndex
 
 Codec = Literal["libx264", "x264-lossless", "ffv1"]
 LOSSLESS_CODECS = ("x264-lossless", "ffv1")
@@ -66,6 +66,12 @@ class EncoderSettings:
     @property
     def encoder(self) -> str:
         return "ffv1" if self.codec == "ffv1" else "libx264"
+
+    def lost(self, frame_data: Iterable[str]) -> list[str]:
+        """What of `VideoIndex.frame_data` does not come through."""
+        # x264 writes the captions that a frame carries.
+        kept = {CAPTIONS} if self.encoder == "libx264" else set()
+        return sorted(set(frame_data) - kept)
 
     @property
     def _options(self) -> dict[str, str]:

@@ -25,6 +25,14 @@ Interlaced = Literal["refuse", "deinterlace"]
 
 # HEIF and AVIF, also of several pictures, which FFmpeg reads as it does MP4.
 _PICTURES = ("avif", "avis", "heic", "heix", "heim", "heis", "mif1", "msf1")
+CAPTIONS = "closed captions"
+_FRAME_DATA = {
+    "A53_CC": CAPTIONS,
+    "DYNAMIC_HDR_PLUS": "HDR10+",
+    "DYNAMIC_HDR_VIVID": "HDR Vivid",
+    "DOVI_METADATA": "Dolby Vision",
+    "DOVI_RPU_BUFFER": "Dolby Vision",
+}
 # Of one frame; a header that claims more is not believed.
 MAX_PIXELS = 16384 * 16384
 # FFmpeg's numbers for a stream whose frames consist of two fields, by the order in which they are coded and shown.
@@ -71,6 +79,7 @@ class VideoIndex:
         is_deinterlaced: whether `decode_range` makes full frames of interlaced ones.
         damaged_pts: those of frames that are known to be damaged, though they may decode, in ticks.
         missing_bytes: by which the file is shorter than its container says.
+        frame_data: what the first frame carries beside its picture, for people, sorted: what not every encoder keeps.
     """
 
     path: str
@@ -96,6 +105,7 @@ class VideoIndex:
     hdr: str = ""
     damaged_pts: tuple[int, ...] = ()
     missing_bytes: int = 0
+    frame_data: tuple[str, ...] = ()
 
     @property
     def num_frames(self) -> int:
@@ -140,7 +150,7 @@ class VideoIndex:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "VideoIndex":
         fractions = {name: Fraction(data[name]) for name in ("time_base", "rate", "sample_aspect")}
-        lists = {name: tuple(data[name]) for name in ("pts", "keyframe_pts", "color", "damaged_pts")}
+        lists = {name: tuple(data[name]) for name in ("pts", "keyframe_pts", "color", "damaged_pts", "frame_data")}
         matrix = data["display_matrix"]
         return cls(
             **{
@@ -381,4 +391,5 @@ def _read_frame(frame: av.VideoFrame, path: str) -> dict[str, Any]:
         "display_matrix": matrix,
         "rotation": frame.rotation % 360,
         "hdr": read_hdr(frame),
+        "frame_data": tuple(sorted({_FRAME_DATA[data.type.name] for data in found if data.type.name in _FRAME_DATA})),
     }

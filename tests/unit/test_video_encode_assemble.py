@@ -14,7 +14,7 @@ from sttn_ray.video.assemble import Container, choose_container, copied_packets,
 from sttn_ray.video.decode import decode_range
 from sttn_ray.video.encode import EncodedSegment, EncoderSettings, check_encoder, choose_encoder, encode_segment
 from sttn_ray.video.index import VideoIndex, index_video
-from tests.media import audio_packet_hash, frame_hashes, frame_times, make_video, mux_together
+from tests.media import add_captions, audio_packet_hash, frame_hashes, frame_times, make_video, mux_together
 
 UNEVEN_PTS = (1000 + np.random.default_rng(1).integers(1, 900, 30).cumsum()).tolist()
 UNEVEN_MS = (1000 + np.random.default_rng(1).integers(1, 90, 30).cumsum()).tolist()
@@ -50,7 +50,7 @@ def reencode(source: Path, folder: Path, *, codec: str = "libx264", cuts: Sequen
     assert len({segment.extradata_sha256 for segment in encoded}) == 1
     output = folder / f"output{container.suffix}"
     join_segments(output, segments, cuts, index, container)
-    verify_output(output, index, container)
+    verify_output(output, segments, index, container)
     return output
 
 
@@ -299,7 +299,7 @@ def test_what_the_encoder_cannot_hold_is_encoded_as_ffv1(tmp_path: Path, kind: s
     segments, _ = encode_all(index, settings, tmp_path / "out", cuts=(0, 2))
     output = tmp_path / f"output{suffix}"
     join_segments(output, segments, (0, 2), index, container)
-    verify_output(output, index, container)
+    verify_output(output, segments, index, container)
     assert frame_hashes(output) == frame_hashes(source)
 
 
@@ -370,25 +370,38 @@ def joined(tmp_path_factory: pytest.TempPathFactory) -> tuple[VideoIndex, Contai
     return index, choose_container(index, encoder_settings(index)), reencode(source, folder / "out")
 
 
+def segments_of(output: Path) -> list[Path]:
+    """The segments that `reencode` made an output of."""
+    return [output.with_name(f"{start}.mp4") for start in CUTS]
+
+
+def test_verification_finds_other_pictures(joined: tuple[VideoIndex, Container, Path], tmp_path: Path):
+    index, container, output = joined
+    settings = encoder_settings(index, crf=20)
+    others, _ = encode_all(index, settings, tmp_path / "out")
+    with pytest.raises(VideoError, match="the output does not hold the pictures of its segments"):
+        verify_output(output, others, index, container)
+
+
 def test_verification_finds_a_missing_frame(joined: tuple[VideoIndex, Container, Path]):
     index, container, output = joined
     longer = replace(index, pts=(*index.pts, index.pts[-1] + 512))
     with pytest.raises(VideoError, match="the output holds 30 frames, the source 31"):
-        verify_output(output, longer, container)
+        verify_output(output, segments_of(output), longer, container)
 
 
 def test_verification_finds_a_moved_frame(joined: tuple[VideoIndex, Container, Path]):
     index, container, output = joined
     moved = replace(index, pts=(*index.pts[:7], index.pts[7] + 1, *index.pts[8:]))
     with pytest.raises(VideoError, match=r"frame 7 of the output is at 0\.280000 s, in the source at 0\.280078 s"):
-        verify_output(output, moved, container)
+        verify_output(output, segments_of(output), moved, container)
 
 
 def test_verification_finds_other_sound(joined: tuple[VideoIndex, Container, Path], tmp_path: Path):
     index, container, output = joined
     other = make_video(tmp_path / "other.mp4", num_frames=30, audio="libmp3lame")
     with pytest.raises(VideoError, match="stream 1 was not copied byte for byte"):
-        verify_output(output, replace(index, path=str(other)), container)
+        verify_output(output, segments_of(output), replace(index, path=str(other)), container)
 
 
 def test_verification_finds_sound_that_is_late(joined: tuple[VideoIndex, Container, Path], tmp_path: Path):
@@ -403,7 +416,7 @@ def test_verification_finds_sound_that_is_late(joined: tuple[VideoIndex, Contain
                 packet.stream = streams[packet.stream]
                 target.mux(packet)
     with pytest.raises(VideoError, match=r"packet 21 of stream 1 is at 0\.\d+ s in the output, at 0\.\d+ s in the"):
-        verify_output(output, replace(index, path=str(late)), container)
+        verify_output(output, segments_of(output), replace(index, path=str(late)), container)
 
 
 def test_copied_packets_are_per_stream(joined: tuple[VideoIndex, Container, Path]):
@@ -423,6 +436,30 @@ def test_a_transport_stream_may_start_at_any_tick(tmp_path: Path, audio: bool | 
     assert output.suffix == ".mp4"
     assert frame_times(output) == frame_times(source)
     assert sound_times(output) == pytest.approx(sound_times(source), abs=1 / 48000)
+
+
+@pytest.mark.parametrize("codec", ["libx264", "x264-lossless", "ffv1"])
+def test_captions_inside_the_pictures_are_kept_where_the_encoder_can(tmp_path: Path, codec: str):
+    source = add_captions(make_video(tmp_path / "film.mp4", num_frames=30), tmp_path / "a.mp4")
+    index = index_video(str(source))
+    assert index.frame_data == ("closed captions",)
+    output = reencode(source, tmp_path / "out", codec=codec)
+    wanted = captions(source)
+    assert all(wanted)
+    if codec == "ffv1":
+        assert encoder_settings(index, codec).lost(index.frame_data) == ["closed captions"]
+        assert not any(captions(output))
+    else:
+        assert encoder_settings(index, codec).lost(index.frame_data) == []
+        assert captions(output) == wanted
+
+
+def captions(path: Path) -> list[bytes]:
+    with av.open(str(path)) as container:
+        return [
+            b"".join(bytes(data) for data in frame.side_data if data.type.name == "A53_CC")
+            for frame in container.decode(video=0)
+        ]
 
 
 def test_another_film_in_the_file_is_copied_and_named(tmp_path: Path):
