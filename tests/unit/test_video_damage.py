@@ -8,25 +8,15 @@ from sttn_ray.errors import VideoError
 from sttn_ray.video.damage import has_good_slices, matroska_end, mxf_end
 from sttn_ray.video.decode import decode_range
 from sttn_ray.video.index import index_video
-from tests.media import flip_byte, frame_hashes, make_video
+from tests.media import flip_byte, frame_hashes, make_video, mux_together
 
 PACKET_BYTES = 188  # of MPEG-TS
 
 
 def with_tables_first(path: Path) -> Path:
     """An mp4 that can be played while it is copied: what its end lacks does not keep it from being opened."""
-    whole = path.with_name(f"whole_{path.name}")
-    path.rename(whole)
-    with (
-        av.open(str(whole)) as source,
-        av.open(str(path), "w", options={"movflags": "+faststart"}) as target,
-    ):
-        streams = {stream.index: target.add_stream_from_template(stream) for stream in source.streams}
-        for packet in source.demux():
-            if packet.size:
-                packet.stream = streams[packet.stream_index]
-                target.mux(packet)
-    return path
+    whole = path.rename(path.with_name(f"whole_{path.name}"))
+    return mux_together(path, whole, options={"movflags": "+faststart"})
 
 
 def cut(path: Path, share: float) -> Path:
