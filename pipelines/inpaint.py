@@ -124,12 +124,13 @@ def run(experiment: Experiment, *, is_dry: bool = False) -> int:
         raise
     try:
         outcomes |= missing_outcomes(items, outcomes, job, is_stopped=stopped is not None)
-        records = [manifest_row(item, outcomes[n]) for n, item in enumerate(items)]
-        manifest = write_manifest(output_dir, records)
+        manifest = write_manifest(output_dir, (manifest_row(item, outcomes[n]) for n, item in enumerate(items)))
     except StorageError as error:
         log.error("the manifest was not written, though videos were done: %s; the same command writes it", error)
         return 1
-    return report(records, manifest, time.monotonic() - start) if stopped is None else report_stop(stopped, manifest)
+    if stopped is not None:
+        return report_stop(stopped, manifest)
+    return report(outcomes.values(), manifest, time.monotonic() - start)
 
 
 def _choose_device(experiment: Experiment) -> str:

@@ -87,12 +87,13 @@ def keep_manifest(output_dir: StoragePath, items: Sequence[Item], outcomes: dict
     One that cannot be written is told; the next one may be.
     """
     try:
-        before = {_request(row): row for row in read_manifest(output_dir)}
+        wanted = {(item.video, item.mask, item.boxes) for n, item in enumerate(items) if n not in outcomes}
+        before = {_request(row): row for row in read_manifest(output_dir) if _request(row) in wanted}
         unknown = pending_outcome("the job had not come to its end; the same command goes on")
-        records = [manifest_row(item, outcomes.get(n, unknown)) for n, item in enumerate(items)]
+        records = (manifest_row(item, outcomes.get(n, unknown)) for n, item in enumerate(items))
         write_manifest(
             output_dir,
-            [row if n in outcomes else before.get(_request(row), row) for n, row in enumerate(records)],
+            (row if n in outcomes else before.get(_request(row), row) for n, row in enumerate(records)),
         )
     except StorageError as error:
         log.warning("the manifest of what is done so far was not written: %s", error)
@@ -131,13 +132,13 @@ def _recorded(item: Item, job: Job, *, is_stopped: bool) -> Row:
     return failed_outcome("publish", RuntimeError("its segments ended without an outcome"))
 
 
-def report(records: Sequence[Row], manifest: StoragePath, seconds: float) -> int:
+def report(outcomes: Collection[Row], manifest: StoragePath, seconds: float) -> int:
     """Say what became of all videos; returns the exit status."""
-    counts = Counter(record["status"] for record in records)
+    counts = Counter(outcome["status"] for outcome in outcomes)
     log.info(
         "%d done (%d frames), %d copied without a hole, %d failed%s, in %.0f s; manifest: %s",
         counts["done"],
-        sum(record["frames"] for record in records if record["status"] in ("done", "degraded")),
+        sum(outcome["frames"] for outcome in outcomes if outcome["status"] in ("done", "degraded")),
         counts["copied"],
         counts["failed"],
         "".join(f", {counts[name]} {name}" for name in ("degraded", "quarantined", "pending") if counts[name]),

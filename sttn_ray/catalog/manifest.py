@@ -1,7 +1,9 @@
 """One row a video: what became of it, and why."""
 
 import json
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -35,6 +37,7 @@ SCHEMA = pa.schema(
         ("notes", pa.list_(pa.string())),
     ]
 )
+ROWS_AT_ONCE = 20_000
 OUTCOME_FIELDS = [name for name in SCHEMA.names if name not in ("video", "mask", "boxes", "fps")]
 
 
@@ -46,7 +49,12 @@ def pack_outcomes(outcomes: Mapping[int, dict[str, Any]]) -> str:
 
 def unpack_outcomes(text: str) -> dict[int, dict[str, Any]]:
     """What `pack_outcomes` packed; none for an empty text."""
-    return {int(number): outcome for number, outcome in json.loads(text or "{}").items()}
+    return {int(number): outcome for number, outcome in json.loads(text or "{}", object_pairs_hook=_shared).items()}
+
+
+def _shared(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # A driver holds an outcome for every video: with names of its own each would take a kilobyte more.
+    return {sys.intern(name): value for name, value in pairs}
 
 
 def pending_outcome(reason: str) -> dict[str, Any]:
@@ -69,11 +77,13 @@ def _as_text(value: Any) -> Any:
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
-def write_manifest(output_dir: StoragePath, rows: Sequence[dict[str, Any]]) -> StoragePath:
+def write_manifest(output_dir: StoragePath, rows: Iterable[dict[str, Any]]) -> StoragePath:
     """Write manifest.parquet; returns its path."""
     path = output_dir / MANIFEST
-    with published(path) as temporary:
-        pq.write_table(pa.Table.from_pylist(list(rows), SCHEMA), temporary)
+    waiting = iter(rows)
+    with published(path) as temporary, pq.ParquetWriter(temporary, SCHEMA) as writer:
+        while some := list(islice(waiting, ROWS_AT_ONCE)):
+            writer.write_table(pa.Table.from_pylist(some, SCHEMA))
     return path
 
 
