@@ -1,9 +1,12 @@
 """`pipelines.inpaint` from and to an object store, moto's server, on a real cluster; with faults."""
 
+import io
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
@@ -12,11 +15,12 @@ from pipelines import inpaint
 from sttn_ray.config import load_experiment
 from sttn_ray.model.generator import Generator, GeneratorConfig
 from sttn_ray.model.weights import save_generator
-from tests.media import make_damaged_copy, make_video
+from tests.media import make_damaged_copy, make_images, make_video, zip_folder
 from tests.store import FaultyProxy, client, upload
 from tests.store import contents as objects
 
 BOX = "16,12,30,20"
+MASKS = {"image": "image/0.png", "images": "images", "zip": "images.zip", "video": "video.mkv"}
 SETTINGS = ("inpaint.segment_frames=14", "encode.codec=x264-lossless", "encode.preset=ultrafast")
 
 
@@ -37,8 +41,8 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(root: Path | str, output: Path | str, *more: str) -> int:
-    request = (f"inpaint.catalog={root}/catalog.csv", f"inpaint.checkpoint={root}/tiny.pt", f"inpaint.output={output}")
+def run(root: Path | str, output: Path | str, *more: str, catalog: str = "catalog.csv") -> int:
+    request = (f"inpaint.catalog={root}/{catalog}", f"inpaint.checkpoint={root}/tiny.pt", f"inpaint.output={output}")
     return inpaint.run(load_experiment((*request, *SETTINGS, *more)))
 
 
@@ -46,6 +50,11 @@ def files(folder: Path) -> dict[str, bytes]:
     """Outputs: neither records nor the manifest, which tell of times."""
     paths = [p for p in sorted(folder.rglob("*")) if p.is_file() and "_sttn" not in p.parts and p.suffix != ".parquet"]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def outputs_of(found: dict[str, bytes]) -> dict[str, bytes]:
+    """The same of objects."""
+    return {name: data for name, data in found.items() if not name.startswith("_sttn") and "manifest" not in name}
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +80,7 @@ def test_store_to_store_gives_the_bytes_of_a_disk(
     upload(store, archive, f"{bucket}/in")
     assert run(f"{bucket}/in", f"{bucket}/out") == 1
     found = objects(store, f"{bucket}/out")
-    outputs = {name: data for name, data in found.items() if not name.startswith("_sttn") and "manifest" not in name}
-    assert outputs == expected
+    assert outputs_of(found) == expected
     # Of the work only outcomes are left, and the plan of the film that failed.
     left = Counter(name.rpartition("/")[2] for name in found if name.startswith("_sttn/items"))
     assert left == {"outcome.json": 4, "plan.json": 1}
@@ -98,6 +106,39 @@ def test_store_to_store_gives_the_bytes_of_a_disk(
     assert run(f"{bucket}/in", f"{bucket}/out") == 0
 
 
+@pytest.fixture(scope="module")
+def masked(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A film and a Parquet catalog that gives it masks of four kinds, a mark that moves but for the first of them."""
+    folder = tmp_path_factory.mktemp("masked")
+    make_video(folder / "films/a.mp4", num_frames=20, audio=True)
+    (folder / "tiny.pt").write_bytes((archive / "tiny.pt").read_bytes())
+    marks = np.zeros((20, 64, 96), np.uint8)
+    for number, mark in enumerate(marks):
+        mark[20 : 30 + number, 10 + 2 * number : 30 + 2 * number] = 255
+    make_images(folder / "masks/image", marks[:1])
+    zip_folder(make_images(folder / "masks/images", marks), folder / "masks/images.zip")
+    moving = [np.repeat(mark[..., None] / 255, 3, axis=2) for mark in marks]
+    make_video(folder / "masks/video.mkv", num_frames=20, codec="ffv1", picture=moving.__getitem__)
+    rows = [{"video": "films/a.mp4", "mask": f"masks/{mask}", "output": name} for name, mask in MASKS.items()]
+    pq.write_table(pa.Table.from_pylist(rows), folder / "catalog.parquet")
+    return folder
+
+
+def test_masks_of_all_kinds_in_a_store_give_the_bytes_of_a_disk(
+    masked: Path, cluster: None, store: str, bucket: str, tmp_path: Path
+) -> None:
+    upload(store, masked, f"{bucket}/in")
+    assert run(masked, tmp_path / "out", catalog="catalog.parquet") == 0
+    assert run(f"{bucket}/in", f"{bucket}/out", catalog="catalog.parquet") == 0
+    on_disk, found = files(tmp_path / "out"), objects(store, f"{bucket}/out")
+    assert outputs_of(found) == on_disk
+    assert set(on_disk) == {f"{name}.mp4" for name in MASKS}
+    # What all masks but the first one say is the same.
+    assert on_disk["images.mp4"] == on_disk["zip.mp4"] == on_disk["video.mp4"] != on_disk["image.mp4"]
+    rows = pq.read_table(io.BytesIO(found["manifest.parquet"])).to_pylist()
+    assert [row["mask"] for row in rows] == [f"{bucket}/in/masks/{mask}" for mask in MASKS.values()]
+
+
 @pytest.mark.slow
 def test_a_store_with_faults_gives_the_same_bytes_or_error_rows(
     archive: Path, expected: dict[str, bytes], store: str, bucket: str, monkeypatch: pytest.MonkeyPatch
@@ -116,7 +157,6 @@ def test_a_store_with_faults_gives_the_same_bytes_or_error_rows(
         counts = proxy.counts
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
     found = objects(store, f"{bucket}/out")
-    outputs = {name: data for name, data in found.items() if not name.startswith("_sttn") and "manifest" not in name}
-    assert outputs == {name: data for name, data in expected.items() if "matroska" not in name}
+    assert outputs_of(found) == {name: data for name, data in expected.items() if "matroska" not in name}
     assert counts["error"]
     assert counts["reset"]
