@@ -1,6 +1,7 @@
 """An object store of the tests' own, moto's server in a process, and a proxy before it that does what networks do."""
 
 import http.client
+import math
 import random
 import socket
 import subprocess
@@ -90,16 +91,25 @@ class FaultyProxy:
     """Passes requests on to a store, but for a random share of them.
 
     "error": status 500 or 503 at once; "reset": half of the answer, then the connection's end; "stall": nothing for
-    `stall_s`. `denied` names an object that nobody may read. `counts` says what was done, `num_bytes` what was sent.
+    `stall_s`; "pause": half of the answer, the rest after `stall_s`. There are `max_faults` at most. `denied` names an
+    object that nobody may read. `counts` says what was done, `num_bytes` what was sent.
     """
 
     def __init__(
-        self, url: str, shares: dict[str, float], *, seed: int, stall_s: float = 0, denied: str = "", port: int = 0
+        self,
+        url: str,
+        shares: dict[str, float],
+        *,
+        seed: int,
+        stall_s: float = 0,
+        max_faults: float = math.inf,
+        denied: str = "",
+        port: int = 0,
     ) -> None:
         self.counts: Counter[str] = Counter()
         self.num_bytes = 0
         self._shares, self._rng, self._lock = shares, random.Random(seed), threading.Lock()
-        self._is_closed = False
+        self._closed, self._faults_left = threading.Event(), max_faults
         self._target, self._stall_s, self._denied = url.removeprefix("http://"), stall_s, denied
         proxy = self
 
@@ -123,18 +133,18 @@ class FaultyProxy:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._is_closed = True  # for connections that are still open
+        self._closed.set()  # for connections that are still open
         self._server.shutdown()
         self._server.server_close()
 
     def _answer(self, request: BaseHTTPRequestHandler) -> None:
         body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
-        if self._is_closed:
+        if self._closed.is_set():
             request.connection.shutdown(socket.SHUT_RDWR)
             request.close_connection = True
             return
         with self._lock:
-            fault = self._draw()
+            fault = self._draw(request.command)
             self.counts[fault] += 1
         if self._denied and self._denied in request.path and request.command in ("GET", "HEAD"):
             _send(request, 403, b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>")
@@ -142,8 +152,9 @@ class FaultyProxy:
         if fault == "error":
             _send(request, random.choice([500, 503]), b"<Error><Code>InternalError</Code></Error>")
             return
-        if fault == "stall":
-            time.sleep(self._stall_s)
+        if fault == "stall" and self._closed.wait(self._stall_s):
+            request.close_connection = True
+            return
         connection = http.client.HTTPConnection(self._target, timeout=60)
         headers = {name: value for name, value in request.headers.items() if name.lower() != "connection"}
         connection.request(request.command, request.path, body, headers)
@@ -164,16 +175,23 @@ class FaultyProxy:
                 request.connection.shutdown(socket.SHUT_RDWR)
                 request.close_connection = True
             elif request.command != "HEAD":
-                request.wfile.write(data)
+                if fault == "pause":
+                    request.wfile.write(data[: len(data) // 2])
+                    request.wfile.flush()
+                    self._closed.wait(self._stall_s)
+                    request.wfile.write(data[len(data) // 2 :])
+                else:
+                    request.wfile.write(data)
                 with self._lock:
                     self.num_bytes += len(data)
         except OSError:
             request.close_connection = True  # who asked has given up
 
-    def _draw(self) -> str:
+    def _draw(self, command: str) -> str:
         drawn = self._rng.random()
         for name, share in self._shares.items():
-            if drawn < share:
+            if drawn < share and self._faults_left > 0 and (name != "pause" or command == "GET"):
+                self._faults_left -= 1
                 return name
             drawn -= share
         return "passed"

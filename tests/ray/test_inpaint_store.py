@@ -144,10 +144,10 @@ def test_a_store_with_faults_gives_the_same_bytes_or_error_rows(
     archive: Path, expected: dict[str, bytes], store: str, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     upload(store, archive, f"{bucket}/in")
-    shares = {"error": 0.03, "reset": 0.03, "stall": 0.005}
+    shares = {"error": 0.03, "reset": 0.03, "stall": 0.01}
     ray.shutdown()
     with (
-        FaultyProxy(store, shares, seed=5, stall_s=8, denied="matroska") as proxy,
+        FaultyProxy(store, shares, seed=5, stall_s=20, denied="matroska") as proxy,
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
@@ -158,5 +158,4 @@ def test_a_store_with_faults_gives_the_same_bytes_or_error_rows(
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
     found = objects(store, f"{bucket}/out")
     assert outputs_of(found) == {name: data for name, data in expected.items() if "matroska" not in name}
-    assert counts["error"]
-    assert counts["reset"]
+    assert all(counts[fault] for fault in shares)

@@ -2,7 +2,9 @@
 
 import hashlib
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +31,7 @@ from sttn_ray.rows import read_rows
 from sttn_ray.storage import file_sha256, published, read_record, write_record
 from sttn_ray.video.decode import decode_range
 from sttn_ray.video.index import index_video
-from tests.media import frame_hash, make_images, make_pictures, make_video, zip_folder
+from tests.media import frame_hash, frame_hashes, make_images, make_pictures, make_video, zip_folder
 from tests.store import FaultyProxy, client, contents, free_port, upload
 
 NAMES = ["a.mp4", "b/c d/[1].png", "b/c d/2.png", "b/é?#&+%20.mp4", "b/.hidden/x.mp4", ".x.mp4", "z/deep/er/y.zip"]
@@ -149,6 +151,40 @@ def test_a_store_that_is_away_for_a_while_is_waited_for(store: str, bucket: str,
     assert read_record(as_path(f"{bucket}/a.json")) == {"a": 1}
     proxies[0].__exit__()
     assert contents(store, bucket) == {"a.json": b'{"a": 1}'}
+
+
+@pytest.mark.parametrize("fault", ["stall", "pause"])
+def test_a_read_that_gets_stuck_is_tried_again(
+    tmp_path: Path, store: str, bucket: str, monkeypatch: pytest.MonkeyPatch, fault: str
+):
+    video = make_video(tmp_path / "a.mp4", num_frames=50, audio=True)
+    upload(store, tmp_path, bucket)
+    with stuck(store, fault, monkeypatch) as proxy:
+        index = index_video(f"{bucket}/a.mp4")
+        assert index.sha256 == file_sha256(video)
+        assert [frame_hash(frame) for frame in decode_range(index, 20, 50)] == frame_hashes(video)[20:]
+    assert proxy.counts[fault] == 2
+
+
+def test_an_upload_that_gets_stuck_is_tried_again(store: str, bucket: str, monkeypatch: pytest.MonkeyPatch):
+    data = np.random.default_rng(0).bytes(2**20)
+    with stuck(store, "stall", monkeypatch) as proxy, published(as_path(f"{bucket}/a.mp4")) as temporary:
+        temporary.write_bytes(data)
+    assert contents(store, bucket) == {"a.mp4": data}
+    assert proxy.counts["stall"] == 2
+
+
+@contextmanager
+def stuck(store: str, fault: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
+    """A store to which `s3://` paths lead, whose first two answers take far longer than a client waits."""
+    monkeypatch.setattr(s3fs.S3FileSystem, "read_timeout", 1)  # a test has no 15 s
+    start_s = time.monotonic()
+    with FaultyProxy(store, {fault: 1}, seed=0, stall_s=60, max_faults=2) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+        s3fs.S3FileSystem.clear_instance_cache()
+        yield proxy
+    s3fs.S3FileSystem.clear_instance_cache()
+    assert time.monotonic() - start_s < 30
 
 
 def test_records(store: str, bucket: str):
