@@ -1,6 +1,8 @@
 """`pipelines.inpaint` from and to an object store, moto's server, on a real cluster; with faults."""
 
+import hashlib
 import io
+import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,7 @@ from sttn_ray.config import load_experiment
 from sttn_ray.model.generator import Generator, GeneratorConfig
 from sttn_ray.model.weights import save_generator
 from tests.media import make_damaged_copy, make_images, make_video, zip_folder
+from tests.ray.test_inpaint_limits import begin as start_job
 from tests.store import FaultyProxy, client, upload
 from tests.store import contents as objects
 
@@ -110,15 +113,15 @@ def test_store_to_store_gives_the_bytes_of_a_disk(
 def masked(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A film and a Parquet catalog that gives it masks of four kinds, a mark that moves but for the first of them."""
     folder = tmp_path_factory.mktemp("masked")
-    make_video(folder / "films/a.mp4", num_frames=20, audio=True)
+    make_video(folder / "films/a.mp4", num_frames=40, audio=True)
     (folder / "tiny.pt").write_bytes((archive / "tiny.pt").read_bytes())
-    marks = np.zeros((20, 64, 96), np.uint8)
+    marks = np.zeros((40, 64, 96), np.uint8)
     for number, mark in enumerate(marks):
-        mark[20 : 30 + number, 10 + 2 * number : 30 + 2 * number] = 255
+        mark[20 : 30 + number // 2, 10 + number : 30 + number] = 255
     make_images(folder / "masks/image", marks[:1])
     zip_folder(make_images(folder / "masks/images", marks), folder / "masks/images.zip")
     moving = [np.repeat(mark[..., None] / 255, 3, axis=2) for mark in marks]
-    make_video(folder / "masks/video.mkv", num_frames=20, codec="ffv1", picture=moving.__getitem__)
+    make_video(folder / "masks/video.mkv", num_frames=40, codec="ffv1", picture=moving.__getitem__)
     rows = [{"video": "films/a.mp4", "mask": f"masks/{mask}", "output": name} for name, mask in MASKS.items()]
     pq.write_table(pa.Table.from_pylist(rows), folder / "catalog.parquet")
     return folder
@@ -159,3 +162,30 @@ def test_a_store_with_faults_gives_the_same_bytes_or_error_rows(
     found = objects(store, f"{bucket}/out")
     assert outputs_of(found) == {name: data for name, data in expected.items() if "matroska" not in name}
     assert all(counts[fault] for fault in shares)
+
+
+@pytest.mark.slow
+def test_two_drivers_on_one_output_in_a_store_make_one_result(
+    masked: Path, store: str, bucket: str, tmp_path: Path
+) -> None:
+    def begin(root: Path | str, output: Path | str) -> subprocess.Popen[str]:
+        return start_job(
+            output, f"{root}/tiny.pt", f"inpaint.catalog={root}/catalog.parquet", "inpaint.segment_frames=10"
+        )
+
+    ray.shutdown()  # each driver has a cluster of its own
+    upload(store, masked, f"{bucket}/in")
+    alone = begin(masked, tmp_path / "alone")
+    _, said = alone.communicate(timeout=180)
+    assert alone.returncode == 0, said
+    for driver in [begin(f"{bucket}/in", f"{bucket}/out") for _ in range(2)]:
+        _, said = driver.communicate(timeout=300)
+        assert driver.returncode == 0, said
+    found = objects(store, f"{bucket}/out")
+    assert outputs_of(found) == files(tmp_path / "alone")
+    rows = pq.read_table(io.BytesIO(found["manifest.parquet"])).to_pylist()
+    told = {row["output"]: (row["status"], row["frames"], row["sha256"]) for row in rows}
+    assert told == {name: ("done", 40, hashlib.sha256(data).hexdigest()) for name, data in outputs_of(found).items()}
+    # Neither has left work behind.
+    left = Counter(name.rpartition("/")[2] for name in found if name.startswith("_sttn/items"))
+    assert left == {"outcome.json": len(MASKS)}
