@@ -12,9 +12,11 @@ import pytest
 import ray
 
 from pipelines import inpaint
+from sttn_ray.catalog.records import ItemDir
 from sttn_ray.config import load_experiment
 from sttn_ray.masks.boxes import draw_boxes, parse_boxes
 from sttn_ray.masks.hole import make_hole
+from tests.end_to_end.test_kills import watched_records
 from tests.media import audio_packet_hash, frame_times, make_damaged_copy, make_video
 from tests.processes import ROOT, kill_ray_process, start, wait_until
 
@@ -106,6 +108,52 @@ def test_a_catalog_is_done_and_what_is_bad_is_a_row(
     assert manifest["damaged.mp4"]["status"] == manifest["words.mp4"]["status"] == "done"
     assert manifest["absent.mp4"]["status"] == "failed"
     assert (tmp_path / "out/films/sound.mp4").stat().st_mtime_ns == times[tmp_path / "out/films/sound.mp4"]
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_video_can_be_seen_long_before_the_job_ends(tmp_path: Path, checkpoint: Path) -> None:
+    make_video(tmp_path / "short.mp4", num_frames=12)
+    make_video(tmp_path / "long.mp4", num_frames=300)
+    (tmp_path / "catalog.csv").write_text(f'video,boxes\nshort.mp4,"{BOX}"\nlong.mp4,"{BOX}"\n')
+    output = tmp_path / "out"
+    with watched_records(output) as seen:
+        assert run(f"inpaint.catalog={tmp_path / 'catalog.csv'}", *made_in_tens(output, checkpoint)) == 0
+    # What is written of the video once its output is there.
+    published_ns = (ItemDir(output, "short").path / "outcome.json").stat().st_mtime_ns
+    num_later = sum(written_ns > published_ns for written_ns, _ in seen.values())
+    assert num_later > 15, f"{num_later} of 30 segments of the other video"
+
+
+@pytest.mark.usefixtures("cluster")
+def test_hours_that_end_in_the_middle_cost_no_segment(tmp_path: Path, checkpoint: Path) -> None:
+    video = make_video(tmp_path / "film.mp4", num_frames=300, audio=True)
+    request = (f"inpaint.video={video}", f"inpaint.boxes={BOX}")
+    output, undisturbed = tmp_path / "out", tmp_path / "undisturbed"
+    with watched_records(undisturbed) as seen:
+        assert run(*request, *made_in_tens(undisturbed, checkpoint)) == 0
+    # Its processes were still to be started.
+    begun_ns = (undisturbed / "_sttn/run.json").stat().st_mtime_ns
+    max_s = 0.75 * (min(written_ns for written_ns, _ in seen.values()) - begun_ns) / 1e9
+    with watched_records(output) as seen:
+        while not seen:
+            assert run(*request, *made_in_tens(output, checkpoint), f"inpaint.max_hours={max_s / 3600}") == 1
+            max_s *= 1.2
+        assert len(seen) < 30
+        (row,) = pq.read_table(output / "manifest.parquet").to_pylist()
+        assert row["status"] == "pending"
+        assert not (output / "film.mp4").exists()
+        assert run(*request, *made_in_tens(output, checkpoint)) == 0
+    assert (output / "film.mp4").read_bytes() == (undisturbed / "film.mp4").read_bytes()
+
+
+def made_in_tens(output: Path, checkpoint: Path) -> list[str]:
+    """Where and how; frames in tens make many segments."""
+    return [
+        f"inpaint.output={output}",
+        f"inpaint.checkpoint={checkpoint}",
+        "inpaint.segment_frames=10",
+        "encode.preset=ultrafast",
+    ]
 
 
 @pytest.mark.usefixtures("cluster")
