@@ -27,8 +27,8 @@ from sttn_ray.masks.hole import make_holes
 from sttn_ray.masks.read import boxes_source, mask_source, read_masks
 from sttn_ray.model.generator import Generator, GeneratorConfig
 from sttn_ray.model.weights import save_generator
-from sttn_ray.video.assemble import copied_packets
 from sttn_ray.video.color import color_format, frame_planes
+from sttn_ray.video.copied import read_copied
 from sttn_ray.video.decode import decode_range
 from sttn_ray.video.index import VideoIndex, index_video
 
@@ -107,7 +107,7 @@ def _compare(video: Path, mask: Path | None, output: Path) -> Row:
     times = zip(before.pts, after.pts, strict=False)
     off_s = max(abs(a * before.time_base - b * after.time_base) for a, b in times)
     sound = [[s.index for s in index.others if s.kind == "audio"] for index in (before, after)]
-    packets = [copied_packets(str(path), streams) for path, streams in ((video, sound[0]), (output, sound[1]))]
+    packets = [read_copied(str(path), streams) for path, streams in ((video, sound[0]), (output, sound[1]))]
     is_sound_equal = [stream.sha256 for stream in packets[0]] == [stream.sha256 for stream in packets[1]]
     outside, is_changed = _psnr_outside(before, after, mask)
     is_right = before.num_frames == after.num_frames and off_s <= tolerance_s and is_sound_equal

@@ -9,7 +9,8 @@ from sttn_ray.catalog.records import ItemDir
 from sttn_ray.errors import StorageError, VideoError
 from sttn_ray.paths import StoragePath, copy_file, on_this_machine
 from sttn_ray.storage import file_sha256, file_stamp, is_file, published
-from sttn_ray.video.assemble import join_segments, verify_output
+from sttn_ray.video.assemble import join_segments
+from sttn_ray.video.verify import verify_output
 
 
 def publish_if_complete(item_dir: ItemDir, plan: Plan) -> dict[str, Any] | None:

@@ -1,6 +1,5 @@
 """Segments joined to one file without re-encoding, with every other stream of the source copied."""
 
-import hashlib
 import heapq
 import io
 from collections.abc import Iterator, Sequence
@@ -8,11 +7,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
 import av
 
 from sttn_ray.errors import VideoError
+from sttn_ray.video.copied import add_copies, copy_stream_tags, kept_packets
 from sttn_ray.video.encode import EncoderSettings, set_picture_tags, tick_of
 from sttn_ray.video.index import VideoIndex
 from sttn_ray.video.source import open_video
@@ -99,120 +98,22 @@ def join_segments(
             video = output.add_stream_from_template(first.streams.video[0])
             video.time_base = tick
             set_picture_tags(video.codec_context, index)
-            _copy_stream_tags(source.streams[index.stream], video)
+            copy_stream_tags(source.streams[index.stream], video)
             if index.display_matrix is not None:
                 video.set_display_matrix(list(index.display_matrix))
-            copies = {}
-            for number in container.copied:
-                copies[number] = output.add_stream_from_template(source.streams[number])
-                _copy_stream_tags(source.streams[number], copies[number])
+            copies = add_copies(output, container.muxer, source, index.path, container.copied)
             output.metadata.update({k: v for k, v in source.metadata.items() if k not in _OWN_METADATA})
             if chapters := source.chapters():
                 output.set_chapters(chapters)
             offsets = [_ticks(index, index.pts[start]) for start in starts]
             merged = heapq.merge(
                 _video_packets(segments, offsets, index, tick),
-                _copied_packets(source, container.copied),
+                _copied_packets(source, tuple(copies), container.muxer),
                 key=lambda timed: timed[0],
             )
             for _, source_stream, packet in merged:
                 packet.stream = video if source_stream is None else copies[source_stream]
                 output.mux(packet)
-
-
-def verify_output(path: Path, segments: Sequence[Path], index: VideoIndex, container: Container) -> None:
-    """Read the output back: its pictures must be the segments', which were decoded, their times the source's.
-
-    The copied packets must be the source's, too.
-
-    Raises:
-        VideoError: what differs.
-    """
-    written, encoded = hashlib.sha256(), hashlib.sha256()
-    found = []
-    with open_video(str(path)) as output:
-        video = output.streams.video[0]
-        tick = video.time_base
-        assert tick is not None
-        for packet in output.demux(video):
-            if packet.size and not packet.is_discard:
-                written.update(bytes(packet))
-                found.append(packet.pts)
-    found.sort()
-    wanted = [p * index.time_base for p in index.pts]
-    # Matroska counts milliseconds: half a tick of rounding is its best.
-    tolerance = Fraction(0) if container.muxer != "matroska" else tick / 2
-    if len(found) != len(wanted):
-        raise VideoError(f"{index.path}: the output holds {len(found)} frames, the source {len(wanted)}")
-    for number, (pts, time) in enumerate(zip(found, wanted, strict=True)):
-        if abs(pts * tick - time) > tolerance:
-            raise VideoError(
-                f"{index.path}: frame {number} of the output is at {float(pts * tick):.6f} s, in the source at "
-                f"{float(time):.6f} s"
-            )
-    for segment in segments:
-        with av.open(str(segment)) as pictures:
-            for packet in pictures.demux(video=0):
-                encoded.update(bytes(packet))
-    if written.digest() != encoded.digest():
-        raise VideoError(f"{index.path}: the output does not hold the pictures of its segments")
-    sources = copied_packets(index.path, container.copied)
-    copies = copied_packets(str(path), range(1, 1 + len(container.copied)))
-    for number, source, copy in zip(container.copied, sources, copies, strict=True):
-        if source.sha256 != copy.sha256:
-            raise VideoError(f"{index.path}: stream {number} was not copied byte for byte")
-        _check_times(index.path, number, source, copy)
-
-
-def _check_times(path: str, stream: int, source: "CopiedPackets", copy: "CopiedPackets") -> None:
-    """Each packet at its time, as near as the output's ticks allow."""
-    tick = copy.time_base
-    for number, (was, now) in enumerate(zip(source.pts, copy.pts, strict=True)):
-        if was is None or now is None:  # the container tells no time
-            continue
-        if abs(was * source.time_base - now * tick) > tick:
-            raise VideoError(
-                f"{path}: packet {number} of stream {stream} is at {float(now * tick):.6f} s in the output, at "
-                f"{float(was * source.time_base):.6f} s in the source"
-            )
-
-
-class CopiedPackets(NamedTuple):
-    """What is read of a stream to compare it: hex sha256 of all packets' bytes, their times, seconds of a tick."""
-
-    sha256: str
-    pts: list[int | None]
-    time_base: Fraction
-
-
-def copied_packets(path: str, streams: Sequence[int]) -> list[CopiedPackets]:
-    """The packets of each of the given streams."""
-    if not streams:
-        return []
-    hashes = {number: hashlib.sha256() for number in streams}
-    pts: dict[int, list[int | None]] = {number: [] for number in streams}
-    with open_video(path) as container:
-        found = [container.streams[number] for number in streams]
-        for packet in container.demux(found):
-            if packet.size:
-                hashes[packet.stream_index].update(_payload(packet))
-                pts[packet.stream_index].append(packet.pts)
-        # One that has none, as an attachment, has no packets either.
-        ticks = [stream.time_base or Fraction(1) for stream in found]
-    return [
-        CopiedPackets(hashes[number].hexdigest(), pts[number], tick)
-        for number, tick in zip(streams, ticks, strict=True)
-    ]
-
-
-def _payload(packet: av.Packet) -> bytes:
-    """A packet's bytes; AAC without the ADTS header, which MPEG-TS needs and other containers must not hold."""
-    data = bytes(packet)
-    context = packet.stream.codec_context
-    is_aac = context is not None and context.name == "aac"
-    if is_aac and data[:1] == b"\xff" and data[1] & 0xF6 == 0xF0:  # no frame of AAC begins so by itself
-        return data[7 if data[1] & 1 else 9 :]
-    return data
 
 
 def _fits(index: VideoIndex, muxer: str, streams: Sequence[int]) -> bool:
@@ -228,11 +129,6 @@ def _fits(index: VideoIndex, muxer: str, streams: Sequence[int]) -> bool:
     except (av.FFmpegError, ValueError, NotImplementedError):
         return False
     return True
-
-
-def _copy_stream_tags(source: av.stream.Stream, target: av.stream.Stream) -> None:
-    target.metadata.update({k: v for k, v in source.metadata.items() if k.lower() not in ("duration", "encoder")})
-    target.disposition = source.disposition
 
 
 Timed = tuple[float, int | None, av.Packet]
@@ -281,13 +177,11 @@ def _reorder_delay(segments: Sequence[Path]) -> int:
     return delay
 
 
-def _copied_packets(source: av.container.InputContainer, streams: Sequence[int]) -> Iterator[Timed]:
+def _copied_packets(source: av.container.InputContainer, streams: Sequence[int], muxer: str) -> Iterator[Timed]:
     if not streams:
         return
     last = 0.0
-    for packet in source.demux([source.streams[number] for number in streams]):
-        if not packet.size:
-            continue
+    for packet in kept_packets(source.demux([source.streams[number] for number in streams]), muxer):
         if packet.dts is not None:
             last = float(packet.dts * packet.time_base)
         yield last, packet.stream_index, packet

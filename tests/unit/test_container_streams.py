@@ -17,6 +17,15 @@ from tests.media import SAMPLE_RATE, frame_hashes, frame_times, make_pictures, m
 from tests.unit.test_video_encode_assemble import reencode
 
 ATTACHMENTS = [("letters.ttf", "font/ttf", bytes(range(256)) * 40), ("notes.txt", "text/plain", b"to whom it concerns")]
+
+
+def jpeg() -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(make_pictures(1, width=48, height=32)[0]).save(file, "JPEG")
+    return file.getvalue()
+
+
+COVER = ("front.jpg", "image/jpeg", jpeg())
 # Language and disposition of the streams of `make_spoken`.
 PURPOSES = [
     ("eng", Disposition.default),
@@ -80,13 +89,11 @@ def covers(path: Path) -> list[tuple[int, bytes]]:
 
 
 def test_a_cover_picture_stays_one(tmp_path: Path, film: Path) -> None:
-    file = io.BytesIO()
-    Image.fromarray(make_pictures(1, width=48, height=32)[0]).save(file, "JPEG")
-    source = remux(film, tmp_path / "film.mp4", cover=file.getvalue())
-    assert covers(source) == [(2, file.getvalue())]
+    source = remux(film, tmp_path / "film.mp4", cover=COVER[2])
+    assert covers(source) == [(2, COVER[2])]
     output = reencode(source, tmp_path / "out")
     assert output.suffix == ".mp4"
-    assert covers(output) == [(2, file.getvalue())]
+    assert covers(output) == [(2, COVER[2])]
     assert len(frame_times(output)) == 30
 
 
@@ -145,3 +152,29 @@ def test_what_an_edit_list_hides_stays_hidden(tmp_path: Path, film: Path, num_hi
     # By its phase, 440 Hz; the decoder needs two packets to come to the same numbers.
     first = num_hidden * SAMPLE_RATE // 25
     np.testing.assert_allclose(samples[2048:], all_samples[first + 2048 :], atol=1e-6)
+
+
+@pytest.mark.parametrize("attachments", [[COVER], [COVER, ATTACHMENTS[0]], [ATTACHMENTS[0], COVER]])
+def test_a_cover_picture_of_matroska_stays_one(
+    tmp_path: Path, film: Path, attachments: list[tuple[str, str, bytes]]
+) -> None:
+    source = remux(film, tmp_path / "film.mkv", attachments=attachments)
+    output = reencode(source, tmp_path / "out")
+    assert [data for _, data in covers(output)] == [COVER[2]]
+    with av.open(str(output)) as container:
+        tags = [
+            {name.lower(): value for name, value in stream.metadata.items()} for stream in list(container.streams)[2:]
+        ]
+    assert [(told["filename"], told["mimetype"]) for told in tags] == [a[:2] for a in attachments]
+
+
+@pytest.mark.parametrize(("audio", "packets"), [("pcm_s16le", 1), (True, 2)])
+def test_what_an_edit_list_hides_stays_hidden_in_matroska(tmp_path: Path, audio: bool | str, packets: int) -> None:
+    """But for the packet in which what is heard begins, and the one before it that AAC's decoder needs."""
+    whole = make_video(tmp_path / "whole.mov", num_frames=60, audio=audio)
+    source = remux(whole, tmp_path / "cut.mov", earlier_s=Fraction(20, 25))
+    output = reencode(source, tmp_path / "out", codec="ffv1")
+    assert frame_times(output)[0] == 0
+    with av.open(str(output)) as container:
+        first = next(container.decode(audio=0))
+        assert -packets * 1024 / SAMPLE_RATE < first.pts * first.time_base <= 0

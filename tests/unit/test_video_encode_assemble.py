@@ -10,10 +10,12 @@ import pytest
 from numpy.typing import NDArray
 
 from sttn_ray.errors import VideoError
-from sttn_ray.video.assemble import Container, choose_container, copied_packets, join_segments, verify_output
+from sttn_ray.video.assemble import Container, choose_container, join_segments
+from sttn_ray.video.copied import read_copied
 from sttn_ray.video.decode import decode_range
 from sttn_ray.video.encode import EncodedSegment, EncoderSettings, check_encoder, choose_encoder, encode_segment
 from sttn_ray.video.index import VideoIndex, index_video
+from sttn_ray.video.verify import verify_output
 from tests.media import add_captions, audio_packet_hash, frame_hashes, frame_times, make_video, mux_together
 
 UNEVEN_PTS = (1000 + np.random.default_rng(1).integers(1, 900, 30).cumsum()).tolist()
@@ -421,11 +423,11 @@ def test_verification_finds_sound_that_is_late(joined: tuple[VideoIndex, Contain
 
 def test_copied_packets_are_per_stream(joined: tuple[VideoIndex, Container, Path]):
     index, _, output = joined
-    (source,), (copy,) = copied_packets(index.path, [1]), copied_packets(str(output), [1])
+    (source,), (copy,) = read_copied(index.path, [1]), read_copied(str(output), [1])
     assert source == copy
     assert source.sha256 == audio_packet_hash(output)
     assert [pts * source.time_base for pts in source.pts if pts is not None] == sound_times(output)
-    assert copied_packets(index.path, [0]) != copied_packets(str(output), [0])
+    assert read_copied(index.path, [0]) != read_copied(str(output), [0])
 
 
 @pytest.mark.parametrize("audio", [True, "ac3"])

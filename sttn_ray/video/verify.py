@@ -1,0 +1,83 @@
+"""An output read back, before anybody sees it."""
+
+import hashlib
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+
+from sttn_ray.errors import VideoError
+from sttn_ray.video.assemble import Container
+from sttn_ray.video.copied import CopiedPackets, places_in_output, read_copied
+from sttn_ray.video.index import VideoIndex
+from sttn_ray.video.source import open_video
+
+
+def verify_output(path: Path, segments: Sequence[Path], index: VideoIndex, container: Container) -> None:
+    """Read the output back: its pictures must be the segments', which were decoded, their times the source's.
+
+    The copied packets must be the source's, too, and their times.
+
+    Args:
+        path: the output, local.
+        segments: what `join_segments` made it of.
+        index, container: the source, and what was chosen for it.
+
+    Raises:
+        VideoError: what differs.
+    """
+    _check_pictures(path, segments, index, container)
+    with open_video(index.path) as source:
+        places = places_in_output(source, container.copied)
+    was = read_copied(index.path, container.copied, muxer=container.muxer)
+    now = read_copied(str(path), places)
+    for number, before, after in zip(container.copied, was, now, strict=True):
+        if before.sha256 != after.sha256 or before.is_picture != after.is_picture:
+            raise VideoError(f"{index.path}: stream {number} was not copied byte for byte")
+        if not before.is_picture:
+            _check_times(index.path, number, before, after)
+
+
+def _check_pictures(path: Path, segments: Sequence[Path], index: VideoIndex, container: Container) -> None:
+    written, encoded = hashlib.sha256(), hashlib.sha256()
+    found = []
+    with open_video(str(path)) as output:
+        video = output.streams.video[0]
+        tick = video.time_base
+        assert tick is not None
+        for packet in output.demux(video):
+            if packet.size and not packet.is_discard:
+                written.update(bytes(packet))
+                found.append(packet.pts)
+    found.sort()
+    wanted = [p * index.time_base for p in index.pts]
+    # Matroska counts milliseconds: half a tick of rounding is its best.
+    tolerance = Fraction(0) if container.muxer != "matroska" else tick / 2
+    if len(found) != len(wanted):
+        raise VideoError(f"{index.path}: the output holds {len(found)} frames, the source {len(wanted)}")
+    for number, (pts, time) in enumerate(zip(found, wanted, strict=True)):
+        if abs(pts * tick - time) > tolerance:
+            raise VideoError(
+                f"{index.path}: frame {number} of the output is at {float(pts * tick):.6f} s, in the source at "
+                f"{float(time):.6f} s"
+            )
+    for segment in segments:
+        with av.open(str(segment)) as pictures:
+            for packet in pictures.demux(video=0):
+                encoded.update(bytes(packet))
+    if written.digest() != encoded.digest():
+        raise VideoError(f"{index.path}: the output does not hold the pictures of its segments")
+
+
+def _check_times(path: str, stream: int, source: CopiedPackets, copy: CopiedPackets) -> None:
+    """Each packet at its time, as near as the output's ticks allow."""
+    tick = copy.time_base
+    for number, (was, now) in enumerate(zip(source.pts, copy.pts, strict=True)):
+        if was is None or now is None:  # the container tells no time
+            continue
+        if abs(was * source.time_base - now * tick) > tick:
+            raise VideoError(
+                f"{path}: packet {number} of stream {stream} is at {float(now * tick):.6f} s in the output, at "
+                f"{float(was * source.time_base):.6f} s in the source"
+            )
