@@ -1,5 +1,6 @@
 """The last step of a video: its segments become the output, checked and named at once."""
 
+from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -26,11 +27,7 @@ def publish_if_complete(item_dir: ItemDir, plan: Plan) -> dict[str, Any] | None:
     done = [record for record in item_dir.read_segments(plan) if record is not None]
     if len(done) < len(plan.segments):
         return done_outcome(item_dir, plan)
-    if len({record["extradata_sha256"] for record in done}) > 1:
-        raise StorageError(
-            f"{plan.index.path}: its segments were encoded with different parameter sets and cannot be joined; delete "
-            f"{item_dir.path} and run again"
-        )
+    _refuse_odd_segments(item_dir, plan, [record["extradata_sha256"] for record in done])
     target = item_dir.output_dir / plan.output
     try:
         with published(target, temporary_dir=_work_dir(item_dir)) as temporary, ExitStack() as stack:
@@ -57,6 +54,19 @@ def publish_if_complete(item_dir: ItemDir, plan: Plan) -> dict[str, Any] | None:
     item_dir.write_outcome(outcome)
     item_dir.clear_work()
     return outcome
+
+
+def _refuse_odd_segments(item_dir: ItemDir, plan: Plan, parameter_sets: list[str]) -> None:
+    usual = Counter(parameter_sets).most_common(1)[0][0]
+    odd = [number for number, found in enumerate(parameter_sets) if found != usual]
+    if not odd:
+        return
+    for number in odd:
+        item_dir.clear_segment(number)
+    raise StorageError(
+        f"{plan.index.path}: {len(odd)} of its {len(parameter_sets)} segments were encoded with other parameter sets "
+        "and cannot be joined to the rest, as by another build of the encoder; the same command does them again"
+    )
 
 
 def publish_copy(item_dir: ItemDir, plan: Plan) -> dict[str, Any]:

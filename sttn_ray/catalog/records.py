@@ -70,6 +70,10 @@ class ItemDir:
             return None
         return record if is_file(self.segment_path(number), record) else None
 
+    def clear_segment(self, number: int) -> None:
+        """Forget a segment, which is then to be done again."""
+        remove_file(self.path / _record_name(number))
+
     def has_all_segments(self, plan: Plan) -> bool:
         """Whether there is a record, of whatever plan, for each of a plan's segments; one listing tells."""
         return self._names().issuperset(_record_name(n) for n in range(len(plan.segments)))

@@ -150,6 +150,7 @@ class VideoIndex:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "VideoIndex":
         fractions = {name: Fraction(data[name]) for name in ("time_base", "rate", "sample_aspect")}
+        data = {"damaged_pts": (), "frame_data": (), **data}  # an older record lacks them
         lists = {name: tuple(data[name]) for name in ("pts", "keyframe_pts", "color", "damaged_pts", "frame_data")}
         matrix = data["display_matrix"]
         return cls(

@@ -517,9 +517,12 @@ def test_segments_with_other_parameter_sets_are_not_joined(work: tuple[ItemDir, 
     record = item_dir.read_segment(1, plan.plan_hash)
     assert record is not None
     item_dir.write_segment(1, record | {"extradata_sha256": "other"})
-    with pytest.raises(StorageError, match=r"film\.mp4: its segments were encoded with different parameter sets"):
+    with pytest.raises(StorageError, match=r"film\.mp4: 1 of its 3 segments were encoded with other parameter sets"):
         publish_if_complete(item_dir, plan)
     assert not (item_dir.output_dir / "day").exists()
+    assert [found is None for found in item_dir.read_segments(plan)] == [False, True, False]
+    do_segment(item_dir, plan, 1)
+    assert publish_if_complete(item_dir, plan) is not None
 
 
 def test_a_short_output_is_not_published(work: tuple[ItemDir, Plan]):

@@ -126,7 +126,8 @@ def test_damage_is_concealed_before_deinterlacing(tmp_path: Path):
 def test_the_index_keeps_the_choice(tmp_path: Path):
     index = index_video(str(make_interlaced(tmp_path / "tv.mp4")), interlaced="deinterlace")
     assert VideoIndex.from_dict(index.as_dict()) == index
-    before = {key: value for key, value in index.as_dict().items() if key != "is_deinterlaced"}
+    later = ("is_deinterlaced", "damaged_pts", "missing_bytes", "frame_data")
+    before = {key: value for key, value in index.as_dict().items() if key not in later}
     assert not VideoIndex.from_dict(before).is_deinterlaced
 
 
