@@ -4,7 +4,9 @@ import json
 import logging
 import math
 import os
+import socket
 from collections.abc import Sequence
+from typing import Any
 
 import ray
 from ray._private.services import find_bootstrap_address  # what `ray start` wrote; no public way to ask
@@ -18,6 +20,7 @@ log = logging.getLogger(__name__)
 _JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 # Ray Data and Train can wait for each other for ever where there are two logical CPUs.
 MIN_LOCAL_CPUS = 4
+NODE_TIMEOUT_S = 5.0
 
 
 def connect(*, shows_workers: bool = True) -> None:
@@ -251,10 +254,9 @@ def choose_num_actors(
     Raises:
         ConfigError: the cluster cannot carry it, and will not grow. Ray would wait for ever.
     """
-    resources = ray.cluster_resources()
-    cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
-    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    found = [node["Resources"] for node in ray.nodes() if node["Alive"] and _answers(node)]
     nodes = [(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in found]
+    cpus, gpus = (sum(column) for column in zip(*nodes, strict=True))
     largest = max(node_cpus for node_cpus, _ in nodes)
     carried = carried_actors(nodes, actor_cpus, video_cpus, gpus_per_actor if device == "cuda" else None)
     if device == "mps":
@@ -283,6 +285,18 @@ def choose_num_actors(
     # Two CPUs for video where there are as many: one plans or decodes while another encodes.
     size = wanted or max(1, carried if device == "cuda" else min(carried, (cpus - 2 * video_cpus) // actor_cpus))
     return size, size
+
+
+def _answers(node: dict[str, Any]) -> bool:
+    """Whether a node can be reached: Ray notices half a minute later that one has died.
+
+    Processes for its CPUs would take all of the others', and leave none for tasks of video.
+    """
+    try:
+        socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), NODE_TIMEOUT_S).close()
+    except OSError:
+        return False
+    return True
 
 
 def carried_actors(
