@@ -1,8 +1,9 @@
 import itertools
+import socket
 
 import pytest
 
-from sttn_ray.cluster import carried_actors
+from sttn_ray.cluster import _answers, carried_actors
 
 CLUSTERS = [
     [(4, 0)],
@@ -44,3 +45,10 @@ def test_wherever_they_are_put_a_task_of_video_fits(nodes, actor_cpus, video_cpu
 def test_a_process_needs_its_cpus_beside_its_gpu():
     assert carried_actors([(1, 1), (8, 0)], 2, 1, 1.0) == 0
     assert carried_actors([(2, 1), (8, 0)], 2, 1, 1.0) == 1
+
+
+def test_a_node_that_is_gone_does_not_answer():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        node = {"NodeManagerAddress": "127.0.0.1", "NodeManagerPort": server.getsockname()[1]}
+        assert _answers(node)
+    assert not _answers(node)
