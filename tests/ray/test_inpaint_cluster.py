@@ -86,7 +86,7 @@ def test_encoding_takes_whole_cores_where_there_is_room(monkeypatch: pytest.Monk
 
 
 @pytest.mark.usefixtures("two_gpus")
-def test_processes_share_gpus_by_the_share_they_ask_for() -> None:
+def test_processes_share_gpus_by_the_share_they_ask_for(tmp_path: Path) -> None:
     assert placement.choose_device("auto") == "cuda"
     choose = placement.choose_num_actors
     assert choose(None, "cuda", 1, 1) == (2, 2)
@@ -104,6 +104,9 @@ def test_processes_share_gpus_by_the_share_they_ask_for() -> None:
 
     class Seer:
         def __call__(self, row: dict) -> dict:
+            # A process that comes late would find no rows left.
+            (tmp_path / f"{os.getpid()}").touch()
+            wait_until(lambda: len(list(tmp_path.iterdir())) == 4, "four processes")
             return row | {"gpu": os.environ["CUDA_VISIBLE_DEVICES"], "pid": os.getpid()}
 
     rows = (
