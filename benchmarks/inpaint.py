@@ -136,7 +136,7 @@ def _run_job(
     job = inpaint.Job(settings, str(output), start_progress(), None)
     first, records = _Start(job.progress), _Records(output, items)
     with _polling(first.look, records.look):
-        rows = inpaint.build(items, job, generator, _pool(settings, threads))
+        rows = inpaint.build(list(enumerate(items)), job, generator, _pool(settings, threads))
         ended = [item for row in rows.iter_rows() for item in unpack_outcomes(row["outcomes"])]
         end = time.perf_counter()
     assert len(ended) == len(clips)
@@ -222,7 +222,7 @@ def _job_memory(item: Item, output: Path, threads: int) -> PeakMemory:
     job = inpaint.Job(settings, str(output), start_progress(), None)
     peak = PeakMemory()
     with peak:
-        rows = inpaint.build([item], job, _generator("small"), _pool(settings, threads))
+        rows = inpaint.build([(0, item)], job, _generator("small"), _pool(settings, threads))
         assert any('"done"' in row["outcomes"] for row in rows.iter_rows())
     return peak
 

@@ -17,7 +17,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -43,6 +43,7 @@ from sttn_ray.program import run_program
 from sttn_ray.storage import file_sha256
 
 from .inpaint_completer import Completer
+from .inpaint_nodes import NodesChangedError, NodeWatch
 from .inpaint_outcomes import collect, keep_manifest, missing_outcomes, report, report_stop
 from .inpaint_preview import dry_run, write_preview
 from .inpaint_steps import Job, Pool, make_encode_fn, make_plan_fn
@@ -112,13 +113,12 @@ def run(experiment: Experiment, *, is_dry: bool = False) -> int:
         pool.cpus,
     )
     job = Job(settings, str(output_dir), start_progress(exports=True), _deadline_s(options.max_hours))
-    # Held until all is written: where the rows are left early Ray cancels its tasks, and may bring this process down.
-    rows = build(items, job, generator, pool).iter_rows()
     outcomes: dict[int, Row] = {}
     keep = partial(keep_manifest, output_dir, items, outcomes)
     try:
-        with ProgressLine(job.progress, num_items=len(items), interval_s=experiment.run.log_interval_s) as line:
-            stopped = collect(rows, items, outcomes, options.max_error_fraction, tell=line.tell, keep=keep)
+        # The rows are held until all is written: where they are left early Ray cancels its tasks, and may bring this
+        # process down.
+        _rows, stopped = _work(experiment, items, job, generator, pool, outcomes, keep)
     except (KeyboardInterrupt, ray.exceptions.RayError):
         keep()
         raise
@@ -133,11 +133,58 @@ def run(experiment: Experiment, *, is_dry: bool = False) -> int:
     return report(outcomes.values(), manifest, time.monotonic() - start)
 
 
+def _work(
+    experiment: Experiment,
+    items: Sequence[Item],
+    job: Job,
+    generator: Generator,
+    pool: Pool,
+    outcomes: dict[int, Row],
+    keep: Callable[[], None],
+) -> tuple[Iterator[Row], str | None]:
+    """Do all that has no outcome; returns the rows that are left, and why they are, or None.
+
+    Where the cluster loses nodes for good, or gets some, the chain of operators is built anew for another pool.
+    """
+
+    def fitting() -> int:
+        try:
+            return _choose_pool(experiment, job.settings, takes_fewer=True).size
+        except ConfigError:
+            return 0  # no node has room for a process and a task of video
+
+    with ProgressLine(job.progress, num_items=len(items), interval_s=experiment.run.log_interval_s) as line:
+        while True:
+            numbered = [(n, item) for n, item in enumerate(items) if n not in outcomes]
+            rows = _rows(build(numbered, job, generator, pool))
+            watch = NodeWatch(pool.size, fitting)
+            try:
+                with watch:
+                    fraction = experiment.inpaint.max_error_fraction
+                    return rows, collect(rows, items, outcomes, fraction, tell=line.tell, keep=keep)
+            except NodesChangedError:
+                change = "lost" if watch.found < pool.size else "got"
+                line.tell(
+                    f"the cluster has {change} nodes: going on with {watch.found} instead of {pool.size} "
+                    "processes; what those were busy with is begun again"
+                )
+                pool = pool._replace(size=watch.found, min_size=watch.found)
+                job = job._replace(chain=job.chain + 1)
+                job.progress.begin_again.remote()
+
+
+def _rows(dataset: ray.data.Dataset) -> Iterator[Row]:
+    # Not `iter_rows`: another thread would wait for Ray there, which nothing can interrupt.
+    for bundle in dataset.iter_internal_ref_bundles():
+        for entry in bundle.blocks:
+            yield from ray.data.block.BlockAccessor.for_block(ray.get(entry.ref)).iter_rows(public_row_format=True)
+
+
 def _choose_device(experiment: Experiment) -> str:
     return cluster.choose_device(experiment.run.device, can_grow=experiment.run.autoscaling)
 
 
-def _choose_pool(experiment: Experiment, settings: Settings) -> Pool:
+def _choose_pool(experiment: Experiment, settings: Settings, *, takes_fewer: bool = False) -> Pool:
     options = experiment.run
     video_cpus = cluster.choose_video_cpus(settings.encoder_threads, options.actor_cpus)
     min_size, size = cluster.choose_num_actors(
@@ -147,6 +194,7 @@ def _choose_pool(experiment: Experiment, settings: Settings) -> Pool:
         video_cpus,
         gpus_per_actor=options.gpus_per_actor,
         can_grow=options.autoscaling,
+        takes_fewer=takes_fewer,
     )
     gpus = options.gpus_per_actor if settings.device == "cuda" else None
     return Pool(size=size, min_size=min_size, cpus=options.actor_cpus, gpus=gpus, video_cpus=video_cpus)
@@ -221,10 +269,10 @@ def make_settings(experiment: Experiment, device: str, checkpoint_sha256: str) -
     )
 
 
-def build(items: Sequence[Item], job: Job, generator: Generator, pool: Pool) -> ray.data.Dataset:
-    """The chain of operators; its rows are segments and, where a video ends, the video's outcome."""
+def build(items: Sequence[tuple[int, Item]], job: Job, generator: Generator, pool: Pool) -> ray.data.Dataset:
+    """The chain of operators for numbered items; its rows are segments and, where a video ends, the video's outcome."""
     prepare_data()
-    numbered = [(n, item.as_dict()) for n, item in enumerate(items)]
+    numbered = [(n, item.as_dict()) for n, item in items]
     at_once = min(MAX_ITEMS_A_TASK, 1 + len(items) // MAX_SINGLE_ITEMS)
     rows = [{"items": json.dumps(numbered[n : n + at_once])} for n in range(0, len(items), at_once)]
     return (

@@ -40,7 +40,11 @@ class Completer:
                 return row | {"plan_hash": ""}
             if item_dir.read_segment(row["segment"], plan.plan_hash) is not None:
                 return row  # Ray runs a task again whose result was lost with its node
-            with attempt(item_dir, f"complete-{row['segment']:05d}", this_place()), busy(), timed("complete"):
+            with (
+                attempt(item_dir, f"complete-{row['segment']:05d}", this_place(self._job.chain)),
+                busy(),
+                timed("complete"),
+            ):
                 samples = list(
                     complete_segment(plan, row["segment"], self._engine, self._job.settings, self._count_completed)
                 )

@@ -42,12 +42,14 @@ class Job(NamedTuple):
         output_dir: absolute path.
         progress: where counts go.
         deadline_s: by `time.time()`, from which no further work is begun; None: there is none.
+        chain: which of the job's chains of operators this is; the cluster lost nodes before each but the first.
     """
 
     settings: Settings
     output_dir: str
     progress: ray.actor.ActorHandle
     deadline_s: float | None
+    chain: int = 0
 
     @property
     def is_over(self) -> bool:
@@ -72,10 +74,11 @@ class Pool(NamedTuple):
         return ray.data.ActorPoolStrategy(min_size=self.min_size, max_size=self.size)
 
 
-def this_place() -> Place:
-    """Where the task that asks runs."""
+def this_place(chain: int = 0) -> Place:
+    """Where the task that asks runs, in one of its job's chains of operators."""
     context = ray.get_runtime_context()
-    return Place(context.get_job_id(), context.get_node_id(), _living_nodes)
+    # What a chain was busy with when it was given up has not died.
+    return Place(f"{context.get_job_id()}-{chain}", context.get_node_id(), _living_nodes)
 
 
 def _living_nodes() -> set[str]:
@@ -132,7 +135,7 @@ def _plan(item: Item, number: int, job: Job) -> tuple[_Todo, Row | None]:
         inputs = input_stats(item.video, item.mask, item.boxes)
         if job.is_over:
             return _NOTHING, outcome_if_current(item_dir, inputs, job.settings.hash()) or NOT_BEGUN
-        with attempt(item_dir, "plan", this_place()), timed("plan"):
+        with attempt(item_dir, "plan", this_place(job.chain)), timed("plan"):
             todo, outcome = _plan_item(item, item_dir, inputs, job.settings)
     except Exception as error:  # noqa: BLE001 -- this operator's one boundary
         return _NOTHING, _fail(None if item.fault is not None else item_dir, number, "plan", error, inputs, job)
@@ -183,7 +186,7 @@ def make_encode_fn(job: Job) -> Callable[[Row], Row]:
             plan = current_plan(row, item_dir)
             if plan is None:
                 return row
-            with attempt(item_dir, f"encode-{row['segment']:05d}", this_place()):
+            with attempt(item_dir, f"encode-{row['segment']:05d}", this_place(job.chain)):
                 if item_dir.read_segment(row["segment"], plan.plan_hash) is None:
                     with timed("encode"):
                         completion = row["completion"]

@@ -53,6 +53,10 @@ class Progress:
         if self._exports:
             count_frames(name, frames)
 
+    def begin_again(self) -> None:
+        """Frames that were completed, but not encoded, are completed again."""
+        self._frames["completed"] = self._frames.get("encoded", 0)
+
     def finish(self, item: int, status: str) -> None:
         """A video's, or a shard's, outcome; said twice it counts once."""
         self._items[item] = status

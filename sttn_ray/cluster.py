@@ -238,6 +238,7 @@ def choose_num_actors(
     *,
     gpus_per_actor: float = 1,
     can_grow: bool = False,
+    takes_fewer: bool = False,
 ) -> tuple[int, int]:
     """How few and how many processes run the network: one a GPU or a share of it, or what CPUs carry beside video.
 
@@ -250,6 +251,7 @@ def choose_num_actors(
         video_cpus: CPUs of one task that decodes and encodes; without room for one nothing would ever end.
         gpus_per_actor: of each, at most 1.
         can_grow: whether nodes that the cluster does not have yet will be started.
+        takes_fewer: whether as many as are carried will do instead of those asked for, at least one.
 
     Raises:
         ConfigError: the cluster cannot carry it, and will not grow. Ray would wait for ever.
@@ -269,6 +271,8 @@ def choose_num_actors(
                 "nodes are started as they are needed: the cluster carries %d of %d processes now", carried, wanted
             )
         return 1, wanted
+    if takes_fewer and wanted is not None:
+        wanted = max(1, min(wanted, carried))
     faults = []
     if max(actor_cpus, video_cpus) > largest:
         faults.append(

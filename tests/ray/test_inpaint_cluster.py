@@ -1,6 +1,8 @@
 """`pipelines.inpaint` on several nodes, and its processes on GPUs."""
 
+import csv
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -66,6 +68,58 @@ def test_one_film_is_on_both_nodes_at_once_with_the_same_bytes(tmp_path: Path) -
     together_s = sum(max(0, min(a[1], b[1]) - max(a[0], b[0])) for a in first for b in second)
     busy_s = min(sum(stop - start for start, stop in span) for span in (first, second))
     assert together_s > 0.5 * busy_s, spans
+
+
+@pytest.mark.slow
+def test_a_node_that_is_lost_for_good_leaves_room_for_tasks_of_video_and_a_new_one_is_used(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "tiny.pt"
+    save_generator(
+        checkpoint, Generator(GeneratorConfig(channels=32, num_blocks=2, width=96, height=48, mask_keys=True))
+    )
+    film = make_video(tmp_path / "film.mp4", num_frames=60, width=128, height=96)
+    rows = []
+    for number in range(150):
+        video = tmp_path / f"videos/{number:03d}.mp4"
+        video.parent.mkdir(exist_ok=True)
+        rows.append([shutil.copy(film, video), BOX])
+    with open(tmp_path / "catalog.csv", "w", newline="") as file:
+        csv.writer(file).writerows([["video", "boxes"], *rows])
+    words = [f"inpaint.catalog={tmp_path / 'catalog.csv'}", f"inpaint.output={tmp_path / 'out'}"]
+    words += [f"inpaint.checkpoint={checkpoint}", "inpaint.segment_frames=20", "run.actor_cpus=1"]
+    quick = "nodes.FEWER_AFTER_S, nodes.MORE_AFTER_S, nodes.CHECK_INTERVAL_S = 15, 15, 2"
+    program = f"from pipelines import inpaint, inpaint_nodes as nodes; {quick}; raise SystemExit(inpaint.main())"
+
+    def outputs() -> list[Path]:
+        return list((tmp_path / "out/videos").glob("*.mp4"))
+
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 3})
+    try:
+        second = nodes.add_node(num_cpus=3)
+        with open(tmp_path / "log", "wb") as log:
+            run = subprocess.Popen(
+                [sys.executable, "-c", program, *words],
+                cwd=ROOT,
+                env={**os.environ, "RAY_ADDRESS": nodes.address},
+                stdout=log,
+                stderr=log,
+            )
+
+        def said(text: str) -> bool:
+            assert run.poll() is None
+            return text in (tmp_path / "log").read_text()
+
+        wait_until(lambda: len(outputs()) > 5, "some videos")
+        nodes.remove_node(second, allow_graceful=False)
+        wait_until(lambda: said("lost nodes: going on with 1 instead of 4 processes"), "the loss")
+        before = len(outputs())
+        wait_until(lambda: len(outputs()) > before + 5, "more videos")
+        nodes.add_node(num_cpus=3)
+        wait_until(lambda: said("got nodes: going on with 4 instead of 1 processes"), "the gain")
+        assert run.wait(300) == 0
+    finally:
+        nodes.shutdown()
+    assert len(outputs()) == 150
+    assert len({path.read_bytes() for path in outputs()}) == 1
 
 
 @pytest.fixture

@@ -127,7 +127,7 @@ def plan_in_one_task(items: list[Item], output_dir: Path, fatal: str | None) -> 
     plan = inpaint_steps.plan_video
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inpaint_steps, "plan_video", plan_video)
-        patch.setattr(inpaint_steps, "this_place", lambda: PLACE)
+        patch.setattr(inpaint_steps, "this_place", lambda _: PLACE)
         work = make_plan_fn(Job(SETTINGS, str(output_dir), Silent(), None))
         rows = work({"items": json.dumps([(n, item.as_dict()) for n, item in enumerate(items)])})
     found = {row["item"]: "planned" for row in rows if not row["outcomes"]}
