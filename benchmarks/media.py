@@ -8,6 +8,7 @@ The table goes to standard output as Markdown, and with --json as rows. Exit sta
 """
 
 import csv
+import logging
 import math
 import sys
 import tempfile
@@ -44,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.media is None:
         sys.stderr.write("error: give a folder: --media DIR\n")
         return 2
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)  # the job's progress
     with tempfile.TemporaryDirectory(prefix="sttn-ray-") as folder:
         rows = run(arguments.media.absolute(), Path(folder))
     lines = [COLUMNS, ("---",) * len(COLUMNS), *([str(row[name]) for name in COLUMNS] for row in rows)]

@@ -166,7 +166,7 @@ def _plan_item(item: Item, item_dir: ItemDir, inputs: list[Any], settings: Setti
         return _NOTHING, _counted(publish_copy(item_dir, plan))
     records = item_dir.read_segments(plan)
     frames = {n: stop - start for n, (start, stop) in enumerate(plan.segments) if records[n] is None}
-    return _Todo(plan.plan_hash, frames), None if frames else _counted(publish_if_complete(item_dir, plan))
+    return _Todo(plan.plan_hash, frames), None if frames else _publish(item_dir, plan)
 
 
 def make_encode_fn(job: Job) -> Callable[[Row], Row]:
@@ -194,7 +194,7 @@ def make_encode_fn(job: Job) -> Callable[[Row], Row]:
                 job.progress.add.remote("encoded", row["frames"])
                 step = "publish"
                 with timed("publish"):
-                    outcome = _counted(publish_if_complete(item_dir, plan))
+                    outcome = _publish(item_dir, plan)
         except Exception as error:  # noqa: BLE001 -- this operator's one boundary
             return row | ended(row["item"], end_segment(item_dir, row["item"], step, error, plan, job))
         finally:
@@ -207,11 +207,16 @@ def make_encode_fn(job: Job) -> Callable[[Row], Row]:
     return encode
 
 
-def _counted(outcome: Row | None) -> Row | None:
-    """What was published, or None; its bytes are counted."""
-    if outcome is not None:
-        count_bytes("read", outcome["source_bytes"])
-        count_bytes("written", outcome["num_bytes"])
+def _publish(item_dir: ItemDir, plan: Plan) -> Row | None:
+    """Publish a video whose last segment is done; returns its outcome, another task's too, or None."""
+    outcome = publish_if_complete(item_dir, plan)
+    return done_outcome(item_dir, plan) if outcome is None else _counted(outcome)
+
+
+def _counted(outcome: Row) -> Row:
+    """The outcome of what this task has published; its bytes are counted."""
+    count_bytes("read", outcome["source_bytes"])
+    count_bytes("written", outcome["num_bytes"])
     return outcome
 
 

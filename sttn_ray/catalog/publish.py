@@ -17,16 +17,17 @@ from sttn_ray.video.verify import verify_output
 def publish_if_complete(item_dir: ItemDir, plan: Plan) -> dict[str, Any] | None:
     """Join a video's segments if all are there; returns its outcome, or None while some are missing.
 
-    Two tasks may do this at once: they write the same bytes.
+    Two tasks may do this at once: they write the same bytes. None also where another one came first, which leaves a
+    `done_outcome`.
 
     Raises:
         VideoError, StorageError: the output is not what it must be; nothing is published.
     """
     if not item_dir.has_all_segments(plan):
-        return done_outcome(item_dir, plan)
+        return None
     done = [record for record in item_dir.read_segments(plan) if record is not None]
     if len(done) < len(plan.segments):
-        return done_outcome(item_dir, plan)
+        return None
     _refuse_odd_segments(item_dir, plan, [record["extradata_sha256"] for record in done])
     target = item_dir.output_dir / plan.output
     try:
@@ -40,9 +41,9 @@ def publish_if_complete(item_dir: ItemDir, plan: Plan) -> dict[str, Any] | None:
             _refuse_changed_inputs(plan)
     except (StorageError, OSError):
         # Another task may have published meanwhile and deleted the segments.
-        if outcome := done_outcome(item_dir, plan):
-            return outcome
-        raise
+        if done_outcome(item_dir, plan) is None:
+            raise
+        return None
     seconds = sum(record["seconds"] for record in done)
     num_concealed = sum(record["num_concealed"] for record in done)
     is_damaged = num_concealed or plan.index.missing_bytes

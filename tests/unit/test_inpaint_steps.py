@@ -121,3 +121,24 @@ def test_a_manifest_takes_names_that_are_no_utf8(item: Item, tmp_path: Path) -> 
     (row,) = pq.read_table(tmp_path / "manifest.parquet").to_pylist()
     assert row["reason"] == "masqu\\udce9.png: cannot be read"
     assert row["notes"] == ["a\\udce9"]
+
+
+def test_bytes_of_what_another_task_has_published_are_not_counted(
+    item: Item, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[tuple[str, int]] = []
+    monkeypatch.setattr(inpaint_steps, "count_bytes", lambda *told: counted.append(told))
+    item_dir = ItemDir(job.output_dir, item.output)
+    inpaint_steps._plan_item(item, item_dir, input_stats(item.video, None, item.boxes), SETTINGS)
+    plan = item_dir.read_plan()
+    assert plan is not None
+    for number in range(len(plan.segments)):
+        assert inpaint_steps._publish(item_dir, plan) is None
+        do_segment(item_dir, plan, number)
+    first = inpaint_steps._publish(item_dir, plan)
+    assert first is not None
+    assert counted == [("read", first["source_bytes"]), ("written", first["num_bytes"])]
+    do_segment(item_dir, plan, 1)  # by a task that began before
+    assert inpaint_steps._publish(item_dir, plan) == first
+    assert len(counted) == 2
+    assert not item_dir.segment_path(1).exists()
