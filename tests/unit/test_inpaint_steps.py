@@ -16,8 +16,7 @@ from sttn_ray.catalog.publish import publish_if_complete
 from sttn_ray.catalog.records import ItemDir
 from sttn_ray.errors import MaskError, failed_outcome
 from tests.media import make_video
-from tests.plans import SETTINGS
-from tests.unit.test_catalog import do_segment
+from tests.plans import SETTINGS, do_segment
 
 
 class Silent:
