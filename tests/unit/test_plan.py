@@ -175,6 +175,3 @@ def test_input_stats_see_every_file_of_a_mask_folder(item: Item, tmp_path: Path)
     (folder / "1.png").write_bytes(b"another")
     assert stats(masked) != before
     assert stats(replace(item, mask=None, boxes="1,2,3,4")) != stats(replace(item, mask=None, boxes="1,2,3,5"))
-
-
-# Outputs and their records
