@@ -147,15 +147,15 @@ def make_frame(rgb: NDArray[np.floating], pix_fmt: str, reformatter: VideoReform
     return (reformatter or VideoReformatter()).reformat(frame, format=pix_fmt)
 
 
-def mux_together(path: Path, *sources: Path, shown: int = 0, options: dict[str, str] | None = None) -> Path:
-    """One file with all streams of some files, in order; those of one of them are what a player takes."""
+def mux_together(path: Path, *sources: Path, shown: int | None = 0, options: dict[str, str] | None = None) -> Path:
+    """One file with all streams of some files, in order; those of one of them, or all, say that they are shown."""
     with ExitStack() as stack:
         files = [stack.enter_context(av.open(str(source))) for source in sources]
         target = stack.enter_context(av.open(str(path), "w", options=options or {}))
         streams = [{s: target.add_stream_from_template(s) for s in file.streams} for file in files]
         for number, copies in enumerate(streams):
             for stream in copies.values():
-                stream.disposition = Disposition.default if number == shown else Disposition(0)
+                stream.disposition = Disposition.default if shown in (number, None) else Disposition(0)
         for file, copies in zip(files, streams, strict=True):
             for packet in file.demux():
                 if packet.size:

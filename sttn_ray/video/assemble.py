@@ -11,7 +11,7 @@ from pathlib import Path
 import av
 
 from sttn_ray.errors import VideoError
-from sttn_ray.video.copied import add_copies, copy_stream_tags, kept_packets
+from sttn_ray.video.copied import add_copies, copy_stream_tags, kept_packets, make_players_show
 from sttn_ray.video.encode import EncoderSettings, set_picture_tags, tick_of
 from sttn_ray.video.index import VideoIndex
 from sttn_ray.video.source import open_video
@@ -102,6 +102,7 @@ def join_segments(
             if index.display_matrix is not None:
                 video.set_display_matrix(list(index.display_matrix))
             copies = add_copies(output, container.muxer, source, index.path, container.copied)
+            make_players_show(video, copies.values())
             output.metadata.update({k: v for k, v in source.metadata.items() if k not in _OWN_METADATA})
             if chapters := source.chapters():
                 output.set_chapters(chapters)

@@ -49,6 +49,14 @@ def copy_stream_tags(source: av.stream.Stream, target: av.stream.Stream) -> None
     target.disposition = source.disposition
 
 
+def make_players_show(completed: av.VideoStream, copies: Iterable[av.stream.Stream]) -> None:
+    """Have players show the completed film where another one, that may still have its mark, is copied."""
+    for other in copies:
+        if other.type == "video" and not other.disposition & Disposition.attached_pic:
+            other.disposition = other.disposition & ~Disposition.default
+            completed.disposition = completed.disposition | Disposition.default
+
+
 def _picture_file(path: str, stream: av.stream.Stream) -> tuple[str, str, bytes]:
     """Name, type and bytes of a cover picture."""
     codec = str(stream.codec_context.name if stream.codec_context else "unknown")

@@ -13,7 +13,7 @@ from av.stream import Disposition
 from numpy.typing import NDArray
 from PIL import Image
 
-from tests.media import SAMPLE_RATE, frame_hashes, frame_times, make_pictures, make_video
+from tests.media import SAMPLE_RATE, frame_hashes, frame_times, make_pictures, make_video, mux_together
 from tests.unit.test_video_encode_assemble import reencode
 
 ATTACHMENTS = [("letters.ttf", "font/ttf", bytes(range(256)) * 40), ("notes.txt", "text/plain", b"to whom it concerns")]
@@ -95,6 +95,28 @@ def test_a_cover_picture_stays_one(tmp_path: Path, film: Path) -> None:
     assert output.suffix == ".mp4"
     assert covers(output) == [(2, COVER[2])]
     assert len(frame_times(output)) == 30
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+@pytest.mark.parametrize("codec", ["libx264", "ffv1"])
+@pytest.mark.parametrize("is_first", [True, False])
+def test_players_show_the_completed_film(tmp_path: Path, film: Path, suffix: str, codec: str, is_first: bool) -> None:
+    """Both films of a file say that they are the one to show."""
+    large = make_video(tmp_path / "large.mp4", num_frames=30, width=192, height=128)
+    source = mux_together(tmp_path / f"two{suffix}", *([large, film] if is_first else [film, large]), shown=None)
+
+    def films(path: Path) -> tuple[int, list[int], list[bool]]:
+        """The place of the one that players show, widths, and which of them say that they are shown."""
+        with av.open(str(path)) as container:
+            streams = list(container.streams.video)
+            best = container.streams.best("video")
+            widths = [stream.codec_context.width for stream in streams]
+            return streams.index(best), widths, [bool(s.disposition & Disposition.default) for s in streams]
+
+    best, widths, are_shown = films(source)
+    assert are_shown == [True, True]
+    wanted = [widths[best], widths[1 - best]]
+    assert films(reencode(source, tmp_path / "out", codec=codec)) == (0, wanted, [True, False])
 
 
 def make_spoken(path: Path, film: Path) -> Path:
