@@ -119,7 +119,7 @@ def run(experiment: Experiment, *, is_dry: bool = False) -> int:
         # The rows are held until all is written: where they are left early Ray cancels its tasks, and may bring this
         # process down.
         _rows, stopped = _work(experiment, items, job, generator, pool, outcomes, keep)
-    except (KeyboardInterrupt, ray.exceptions.RayError):
+    except BaseException:
         keep()
         raise
     try:
@@ -146,38 +146,34 @@ def _work(
 
     Where the cluster loses nodes for good, or gets some, the chain of operators is built anew for another pool.
     """
+    fitting = pool
 
-    def fitting() -> int:
+    def count() -> int:
+        nonlocal fitting
+        if experiment.run.autoscaling:  # Ray Data itself makes more and fewer
+            return fitting.size
         try:
-            return _choose_pool(experiment, job.settings, takes_fewer=True).size
+            fitting = _choose_pool(experiment, job.settings, takes_fewer=True)
         except ConfigError:
             return 0  # no node has room for a process and a task of video
+        return fitting.size
 
+    fraction = experiment.inpaint.max_error_fraction
     with ProgressLine(job.progress, num_items=len(items), interval_s=experiment.run.log_interval_s) as line:
-        while True:
-            numbered = [(n, item) for n, item in enumerate(items) if n not in outcomes]
-            rows = _rows(build(numbered, job, generator, pool))
-            watch = NodeWatch(pool.size, fitting)
+        while numbered := [(n, item) for n, item in enumerate(items) if n not in outcomes]:
             try:
-                with watch:
-                    fraction = experiment.inpaint.max_error_fraction
+                with NodeWatch(pool.size, count) as watch:
+                    rows = watch.rows(build(numbered, job, generator, pool))
                     return rows, collect(rows, items, outcomes, fraction, tell=line.tell, keep=keep)
             except NodesChangedError:
-                change = "lost" if watch.found < pool.size else "got"
+                change = "lost" if fitting.size < pool.size else "got"
                 line.tell(
-                    f"the cluster has {change} nodes: going on with {watch.found} instead of {pool.size} "
-                    "processes; what those were busy with is begun again"
+                    f"the cluster has {change} nodes: going on with {fitting.size} instead of {pool.size} processes; "
+                    "what those were busy with is begun again"
                 )
-                pool = pool._replace(size=watch.found, min_size=watch.found)
-                job = job._replace(chain=job.chain + 1)
-                job.progress.begin_again.remote()
-
-
-def _rows(dataset: ray.data.Dataset) -> Iterator[Row]:
-    # Not `iter_rows`: another thread would wait for Ray there, which nothing can interrupt.
-    for bundle in dataset.iter_internal_ref_bundles():
-        for entry in bundle.blocks:
-            yield from ray.data.block.BlockAccessor.for_block(ray.get(entry.ref)).iter_rows(public_row_format=True)
+                pool, job = fitting, job._replace(chain=job.chain + 1)
+                job.progress.begin_again.remote(job.chain)
+    return iter(()), None
 
 
 def _choose_device(experiment: Experiment) -> str:

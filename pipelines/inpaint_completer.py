@@ -1,6 +1,7 @@
 """The operator of `pipelines.inpaint` that runs the network."""
 
 import time
+from contextlib import suppress
 from typing import Any
 
 import ray
@@ -16,6 +17,10 @@ from .inpaint_steps import NOT_BEGUN, Job, current_plan, end_segment, ended, thi
 Row = dict[str, Any]
 
 
+class GivenUpError(Exception):
+    """The job works in another chain of operators now, and nobody takes what this one does."""
+
+
 class Completer:
     """A network that completes segments.
 
@@ -25,6 +30,7 @@ class Completer:
 
     def __init__(self, generator: ray.ObjectRef, job: Job, threads: int) -> None:
         self._engine, self._job = start_engine(ray.get(generator), job.settings, threads=threads), job
+        self._goes_on: ray.ObjectRef | None = None
 
     def __call__(self, row: Row) -> Row:
         if row["outcomes"]:
@@ -48,6 +54,8 @@ class Completer:
                 samples = list(
                     complete_segment(plan, row["segment"], self._engine, self._job.settings, self._count_completed)
                 )
+        except GivenUpError:
+            return row | {"plan_hash": ""}
         except Exception as error:  # noqa: BLE001 -- this operator's one boundary
             return row | ended(row["item"], end_segment(item_dir, row["item"], "complete", error, plan, self._job))
         finally:
@@ -60,4 +68,9 @@ class Completer:
         return row | {"samples": samples, "completion": completion}
 
     def _count_completed(self, frames: int) -> None:
-        self._job.progress.add.remote("completed", frames)
+        # Ray cancels no method of an actor that runs, so a process would finish what it has, and hold its CPUs for it.
+        # The answer to the message before is there already.
+        goes_on, self._goes_on = self._goes_on, self._job.progress.complete.remote(frames, self._job.chain)
+        with suppress(ray.exceptions.RayError):  # the counts are lost; the job is not
+            if goes_on is not None and not ray.get(goes_on):
+                raise GivenUpError

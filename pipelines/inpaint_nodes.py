@@ -5,11 +5,19 @@ those that fit nowhere were busy with waits for them. So the chain of operators 
 """
 
 import _thread
+import logging
 import signal
 import threading
 import time
-from collections.abc import Callable
-from types import TracebackType
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import TypeVar
+
+import ray
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # A node that died may be replaced, which takes a cloud some minutes; the job may stand still for as long.
 FEWER_AFTER_S = 300.0
@@ -18,52 +26,90 @@ MORE_AFTER_S = 3600.0
 CHECK_INTERVAL_S = 10.0
 
 
-class NodesChangedError(Exception):
-    """The cluster carries another number of processes than the job has, and has for some time."""
+class NodesChangedError(BaseException):
+    """The cluster carries another number of processes than the job has, and has for some time.
+
+    No `Exception`: Ray would take it for a fault of its own, and print it.
+    """
 
 
 class NodeWatch:
-    """Raises `NodesChangedError` in the main thread, whatever that waits for, while a `with` block runs.
+    """While a `with` block runs, ends the main thread's waiting for rows where the number of processes is not right.
 
     Args:
         size: processes of the job.
         count: gives how many the cluster carries now. With 0 nothing can be done but to wait for nodes.
-
-    Attributes:
-        found: what `count` gave last.
     """
 
     def __init__(self, size: int, count: Callable[[], int]) -> None:
         self._size, self._count = size, count
-        self.found = size
+        self._is_wrong = self._is_waiting = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> "NodeWatch":
-        # Not SIGINT: it is ignored in what a shell starts in the background.
-        self._handler_before = signal.signal(signal.SIGUSR1, _raise)
+        # Ray's iterator sleeps until there is a row, and takes no time limit: a signal ends that. Not SIGINT, which is
+        # ignored in what a shell starts in the background.
+        self._handler_before = signal.signal(signal.SIGUSR1, self._end_waiting)
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: object, traceback: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        signal.signal(signal.SIGUSR1, self._handler_before)
+
+    def rows(self, dataset: ray.data.Dataset) -> Iterator[dict]:
+        """The rows of a dataset, as they come.
+
+        Raises:
+            NodesChangedError: the number of processes is not right.
+        """
+        # Not `iter_rows`, which waits in a thread of its own, that no signal reaches.
+        bundles = self._wait(dataset.iter_internal_ref_bundles)
+        while (bundle := self._wait(lambda: next(bundles, None))) is not None:
+            for entry in bundle.blocks:
+                # It may have been lost with its node, and then it is made again.
+                while not ray.wait([entry.ref], timeout=CHECK_INTERVAL_S)[0]:
+                    self._check()
+                yield from ray.data.block.BlockAccessor.for_block(ray.get(entry.ref)).iter_rows(public_row_format=True)
+
+    def _wait(self, wait: Callable[[], T]) -> T:
+        # Only here: elsewhere outcomes are taken down, and the manifest is written.
+        self._is_waiting = True
         try:
-            self._stop.set()
-            self._thread.join()
+            self._check()
+            return wait()
         finally:
-            signal.signal(signal.SIGUSR1, self._handler_before)
+            self._is_waiting = False
+
+    def _check(self) -> None:
+        if self._is_wrong:
+            raise NodesChangedError
+
+    def _end_waiting(self, number: int, frame: FrameType | None) -> None:
+        if self._is_waiting:
+            self._check()
 
     def _run(self) -> None:
-        since = {"fewer": time.monotonic(), "more": time.monotonic()}
+        fewer_since = more_since = time.monotonic()
+        count = self._size
         while not self._stop.wait(CHECK_INTERVAL_S):
-            self.found, now = self._count(), time.monotonic()
-            if not 0 < self.found < self._size:
-                since["fewer"] = now
-            if not self.found > self._size:
-                since["more"] = now
-            if now - since["fewer"] >= FEWER_AFTER_S or now - since["more"] >= MORE_AFTER_S:
+            before, count, now = count, self._carried(), time.monotonic()
+            if count == 0 and before > 0:
+                log.warning("no node has room for a process beside video now: the job waits for nodes")
+            if not 0 < count < self._size:
+                fewer_since = now
+            if not count > self._size:
+                more_since = now
+            if now - fewer_since >= FEWER_AFTER_S or now - more_since >= MORE_AFTER_S:
+                self._is_wrong = True
                 _thread.interrupt_main(signal.SIGUSR1)
                 return
 
-
-def _raise(*_: object) -> None:
-    raise NodesChangedError
+    def _carried(self) -> int:
+        try:
+            return self._count()
+        except Exception as error:  # noqa: BLE001 -- Ray, asked while a cluster changes; it is asked again
+            log.debug("the cluster could not be asked: %s", error)
+            return self._size

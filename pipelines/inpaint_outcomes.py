@@ -47,12 +47,12 @@ def collect(
     Args:
         rows: of the chain of operators.
         items: of the catalog.
-        outcomes: is filled.
+        outcomes: is filled; it may hold some from before.
         max_error_fraction: `inpaint.max_error_fraction`.
         tell: is given a line for each video that fails.
         keep: is called every few minutes.
     """
-    failed: list[Row] = []
+    failed = [outcome for outcome in outcomes.values() if outcome["status"] in FAILED]
     due_s = time.monotonic() + MANIFEST_INTERVAL_S
     for row in rows:
         for number, outcome in unpack_outcomes(row["outcomes"]).items():

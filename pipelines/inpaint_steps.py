@@ -42,7 +42,7 @@ class Job(NamedTuple):
         output_dir: absolute path.
         progress: where counts go.
         deadline_s: by `time.time()`, from which no further work is begun; None: there is none.
-        chain: which of the job's chains of operators this is; the cluster lost nodes before each but the first.
+        chain: which of the job's chains of operators this is; before each but the first the cluster lost or got nodes.
     """
 
     settings: Settings

@@ -40,6 +40,7 @@ class Progress:
         self._frames: dict[str, int] = {}
         self._items: dict[int, str] = {}
         self._planned: set[int] = set()
+        self._chain = 0
 
     def plan(self, item: int, frames: int) -> None:
         """A video's frames, before the first one is done; said twice they count once."""
@@ -48,14 +49,21 @@ class Progress:
             self.add("planned", frames)
 
     def add(self, name: FrameStep, frames: int) -> None:
-        """Frames that were planned, completed or encoded; named "planned" and "completed" they make the bar."""
+        """Frames that were planned, completed or encoded; those "planned" and "completed" make the bar."""
         self._frames[name] = self._frames.get(name, 0) + frames
         if self._exports:
             count_frames(name, frames)
 
-    def begin_again(self) -> None:
-        """Frames that were completed, but not encoded, are completed again."""
+    def begin_again(self, chain: int) -> None:
+        """Another chain of operators goes on, and completes again what the one before has not encoded."""
+        self._chain = chain
         self._frames["completed"] = self._frames.get("encoded", 0)
+
+    def complete(self, frames: int, chain: int) -> bool:
+        """Frames that a chain of operators has completed; returns whether it goes on, or was given up."""
+        if chain == self._chain:
+            self.add("completed", frames)
+        return chain == self._chain
 
     def finish(self, item: int, status: str) -> None:
         """A video's, or a shard's, outcome; said twice it counts once."""

@@ -1,6 +1,6 @@
 """A video file opened, and what its decoder makes of it where some of it is damaged."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
@@ -37,17 +37,40 @@ def open_video(path: str, *, ahead: int = SOME) -> Iterator[av.container.InputCo
         with av.open(path, options=_CONTAINERS, metadata_errors="surrogateescape") as container:
             yield container
         return
+    interrupts: list[BaseException] = []
     try:
-        with (
-            open_binary(path, ahead=ahead) as file,
-            av.open(file, options=_CONTAINERS, metadata_errors="surrogateescape") as container,
-        ):
-            yield container
+        with open_binary(path, ahead=ahead) as file:
+            file.read = _keeping_interrupts(file.read, interrupts)  # type: ignore[method-assign,assignment]
+            with av.open(file, options=_CONTAINERS, metadata_errors="surrogateescape") as container:
+                yield container
     except av.FFmpegError:
         raise
     except READ_ERRORS as error:
         # Never taken for the file's end: frames would be missing.
         raise StorageError(f"{path}: cannot be read ({reason(error)})") from error
+    finally:
+        if interrupts:
+            raise interrupts[0]
+
+
+def _keeping_interrupts(read: Callable[[int], bytes], interrupts: list[BaseException]) -> Callable[[int], bytes]:
+    """A `read` for PyAV, which drops what is no `Exception`, such as Ctrl-C or a task that is cancelled, and reads on.
+
+    What had been read then would be missing. It is kept for the one who opened the file.
+    """
+
+    def kept(size: int = -1) -> bytes:
+        if interrupts:
+            raise OSError("interrupted")
+        try:
+            return read(size)
+        except Exception:
+            raise
+        except BaseException as error:
+            interrupts.append(error)
+            raise OSError("interrupted") from error
+
+    return kept
 
 
 def frames_and_errors(path: str, stream_index: int, keyframe: int | None) -> Iterator[av.VideoFrame | None]:

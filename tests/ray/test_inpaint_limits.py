@@ -1,5 +1,7 @@
 """`pipelines.inpaint` on what is hostile or hopeless: each is a row of the manifest, soon, and nothing else suffers."""
 
+import os
+import signal
 import struct
 import subprocess
 import sys
@@ -32,6 +34,7 @@ def begin(output: Path, checkpoint: Path, *words: str) -> subprocess.Popen[str]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
 
 
@@ -177,6 +180,26 @@ def test_a_run_out_of_hours_ends_and_the_same_command_goes_on(tmp_path: Path, ch
     run = begin(tmp_path / "out", checkpoint, *words)
     _, said = run.communicate(timeout=120)
     assert run.returncode == 0, said
+
+
+def test_an_interrupted_job_leaves_a_manifest_and_goes_on(tmp_path: Path, checkpoint: Path) -> None:
+    make_video(tmp_path / "short.mp4", num_frames=12)
+    make_video(tmp_path / "long.mp4", num_frames=300)
+    (tmp_path / "catalog.csv").write_text("video,boxes\n" + "".join(f'{n}.mp4,"{BOX}"\n' for n in ("short", "long")))
+    words = (f"inpaint.catalog={tmp_path / 'catalog.csv'}", "inpaint.segment_frames=12")
+    run = begin(tmp_path / "out", checkpoint, *words)
+    wait_until(lambda: (tmp_path / "out/short.mp4").exists(), "the short video")
+    time.sleep(2)  # until the driver knows
+    os.killpg(run.pid, signal.SIGINT)  # a terminal sends it to all of them
+    _, said = run.communicate(timeout=60)
+    assert run.returncode == 130, said
+    assert "interrupted; the same command goes on from here" in said
+    told = {Path(video).name: row["status"] for video, row in manifest(tmp_path / "out").items()}
+    assert told == {"short.mp4": "done", "long.mp4": "pending"}
+    run = begin(tmp_path / "out", checkpoint, *words)
+    _, said = run.communicate(timeout=120)
+    assert run.returncode == 0, said
+    assert {row["status"] for row in manifest(tmp_path / "out").values()} == {"done"}
 
 
 @pytest.mark.slow

@@ -1,9 +1,13 @@
 """How a job is told that its cluster carries another number of processes."""
 
+import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 
+import pyarrow as pa
 import pytest
 
 from pipelines import inpaint_nodes
@@ -20,37 +24,94 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     assert signal.getsignal(signal.SIGUSR1) is before
 
 
-def work(seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        time.sleep(0.01)
+class Bundles:
+    """In place of a dataset that gives rows for some time, and then waits."""
+
+    def __init__(self, num_rows: int, seconds: float) -> None:
+        self._num_rows, self._seconds = num_rows, seconds
+        self.was_ended_early = False
+
+    def iter_internal_ref_bundles(self) -> Iterator[SimpleNamespace]:
+        try:
+            for number in range(self._num_rows):
+                entry = SimpleNamespace(ref=pa.table({"number": [number]}))
+                yield SimpleNamespace(blocks=[entry])
+            end = time.monotonic() + self._seconds
+            while time.monotonic() < end:
+                time.sleep(0.01)
+        except NodesChangedError:
+            self.was_ended_early = True
+            raise
+
+
+@pytest.fixture(autouse=True)
+def no_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inpaint_nodes.ray, "wait", lambda refs, timeout: (refs, []))
+    monkeypatch.setattr(inpaint_nodes.ray, "get", lambda ref: ref)
+
+
+def numbers(watch: NodeWatch, dataset: Bundles) -> list[int]:
+    return [row["number"] for row in watch.rows(dataset)]
 
 
 @pytest.mark.parametrize(("found", "least_s"), [(2, 0.1), (5, 0.4)])
-def test_another_number_is_told_after_a_while(found: int, least_s: float) -> None:
+def test_another_number_ends_the_waiting_after_a_while(found: int, least_s: float) -> None:
     start = time.monotonic()
-    watch = NodeWatch(3, lambda: found)
-    with pytest.raises(NodesChangedError), watch:
-        work(30)
-    assert watch.found == found
+    dataset = Bundles(3, 30)
+    seen: list[int] = []
+    with NodeWatch(3, lambda: found) as watch, pytest.raises(NodesChangedError):
+        seen.extend(row["number"] for row in watch.rows(dataset))
+    assert seen == [0, 1, 2]
+    assert dataset.was_ended_early
     assert least_s <= time.monotonic() - start < 10
+
+
+def test_what_is_done_with_a_row_is_not_interrupted() -> None:
+    with NodeWatch(3, lambda: 2) as watch:
+        rows = watch.rows(Bundles(2, 30))
+        next(rows)
+        end = time.monotonic() + 0.5
+        while time.monotonic() < end:
+            time.sleep(0.01)
+        with pytest.raises(NodesChangedError):
+            next(rows)
 
 
 def test_the_same_number_and_none_at_all_are_waited_for() -> None:
     for found in (3, 0):
-        with NodeWatch(3, lambda: found):  # noqa: B023
-            work(0.8)
+        with NodeWatch(3, lambda: found) as watch:  # noqa: B023
+            assert numbers(watch, Bundles(2, 0.8)) == [0, 1]
 
 
 def test_nodes_that_come_back_in_time_change_nothing() -> None:
     start = time.monotonic()
     # Fewer and more in turns, each for half of the time after which it counts.
-    with NodeWatch(3, lambda: 2 if (time.monotonic() - start) % 0.1 < 0.05 else 4):
-        work(1)
+    with NodeWatch(3, lambda: 2 if (time.monotonic() - start) % 0.1 < 0.05 else 4) as watch:
+        assert numbers(watch, Bundles(2, 1)) == [0, 1]
+
+
+def test_a_cluster_that_does_not_answer_is_asked_again() -> None:
+    answers = iter([RuntimeError("gone")] * 3)
+
+    def count() -> int:
+        for error in answers:
+            raise error
+        return 2
+
+    with NodeWatch(3, count) as watch, pytest.raises(NodesChangedError):
+        numbers(watch, Bundles(2, 30))
+
+
+def test_a_signal_from_elsewhere_is_no_change() -> None:
+    with NodeWatch(3, lambda: 3) as watch:
+        rows = watch.rows(Bundles(1, 0.3))
+        next(rows)
+        threading.Timer(0.1, os.kill, [os.getpid(), signal.SIGUSR1]).start()
+        assert list(rows) == []
 
 
 def test_what_ends_meanwhile_is_told_as_it_ended() -> None:
     with pytest.raises(KeyboardInterrupt), NodeWatch(3, lambda: 2):
         raise KeyboardInterrupt
     with NodeWatch(3, lambda: 2):
-        pass
+        time.sleep(0.3)

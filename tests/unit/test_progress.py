@@ -54,3 +54,15 @@ def test_counts_hold_what_was_said_once() -> None:
     counts.add("completed", 30)
     counts.finish(0, "done")
     assert counts.counts() == {"planned": 100, "completed": 30, "failed": 1, "done": 1, "seen": 2}
+
+
+def test_a_chain_that_was_given_up_counts_no_more() -> None:
+    counts = Progress.__ray_metadata__.modified_class()
+    counts.plan(0, 100)
+    assert counts.complete(40, 0)
+    counts.add("encoded", 30)
+    counts.begin_again(1)
+    assert counts.counts()["completed"] == 30
+    assert not counts.complete(20, 0)
+    assert counts.complete(5, 1)
+    assert counts.counts() == {"planned": 100, "completed": 35, "encoded": 30, "seen": 1}

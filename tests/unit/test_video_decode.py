@@ -1,3 +1,4 @@
+import io
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from sttn_ray.errors import VideoError
+from sttn_ray.video import source
 from sttn_ray.video.decode import decode_range
 from sttn_ray.video.index import VideoIndex, index_video
 from tests.media import frame_hash, frame_hashes, make_damaged_copy, make_video
@@ -138,3 +140,29 @@ def test_a_file_that_is_gone(tmp_path: Path):
     path.unlink()
     with pytest.raises(VideoError, match=r"a\.mp4"):
         hashes(index, 0, 5)
+
+
+@pytest.mark.parametrize("when", [1, 5, 12])
+def test_an_interrupt_while_a_store_is_read_is_not_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: int
+) -> None:
+    """PyAV prints what is no `Exception` and reads on, without the bytes that were read when it came."""
+    video = make_video(tmp_path / "film.ts", num_frames=200, width=256, height=192)
+    index = index_video(str(video))
+
+    class Interrupted(io.FileIO):
+        num_reads = 0
+
+        def read(self, size: int | None = -1) -> bytes:
+            data = super().read(size)
+            self.num_reads += 1
+            if self.num_reads == when:
+                raise KeyboardInterrupt
+            return data
+
+    monkeypatch.setattr(source, "is_remote", lambda _: True)
+    monkeypatch.setattr(source, "open_binary", lambda path, ahead: Interrupted(path))
+    with pytest.raises(KeyboardInterrupt):
+        index_video(str(video))
+    with pytest.raises(KeyboardInterrupt):
+        list(decode_range(index, 0, index.num_frames))
