@@ -8,7 +8,6 @@ import _thread
 import logging
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TypeVar
@@ -43,6 +42,8 @@ class NodeWatch:
 
     def __init__(self, size: int, count: Callable[[], int]) -> None:
         self._size, self._count = size, count
+        self._found = size
+        self._fewer_s = self._more_s = 0.0
         self._is_wrong = self._is_waiting = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -92,24 +93,23 @@ class NodeWatch:
             self._check()
 
     def _run(self) -> None:
-        fewer_since = more_since = time.monotonic()
-        count = self._size
         while not self._stop.wait(CHECK_INTERVAL_S):
-            before, count, now = count, self._carried(), time.monotonic()
-            if count == 0 and before > 0:
-                log.warning("no node has room for a process beside video now: the job waits for nodes")
-            if not 0 < count < self._size:
-                fewer_since = now
-            if not count > self._size:
-                more_since = now
-            if now - fewer_since >= FEWER_AFTER_S or now - more_since >= MORE_AFTER_S:
-                self._is_wrong = True
+            if not self._is_wrong:
+                self._look()
+            if self._is_wrong:  # each time: Python drops what is raised while it cleans up
                 _thread.interrupt_main(signal.SIGUSR1)
-                return
+
+    def _look(self) -> None:
+        before, self._found = self._found, self._carried()
+        if self._found == 0 and before > 0:
+            log.warning("no node has room for a process beside video now: the job waits for nodes")
+        self._fewer_s = self._fewer_s + CHECK_INTERVAL_S if 0 < self._found < self._size else 0.0
+        self._more_s = self._more_s + CHECK_INTERVAL_S if self._found > self._size else 0.0
+        self._is_wrong = self._fewer_s >= FEWER_AFTER_S or self._more_s >= MORE_AFTER_S
 
     def _carried(self) -> int:
         try:
             return self._count()
         except Exception as error:  # noqa: BLE001 -- Ray, asked while a cluster changes; it is asked again
             log.debug("the cluster could not be asked: %s", error)
-            return self._size
+            return self._found

@@ -138,6 +138,11 @@ def _plan(item: Item, number: int, job: Job) -> tuple[_Todo, Row | None]:
         with attempt(item_dir, "plan", this_place(job.chain)), timed("plan"):
             todo, outcome = _plan_item(item, item_dir, inputs, job.settings)
     except Exception as error:  # noqa: BLE001 -- this operator's one boundary
+        with suppress(StorageError):
+            outcome = outcome_if_current(item_dir, inputs, job.settings.hash()) if inputs else None
+            if outcome is not None and outcome["status"] in FINISHED:  # by another task, which deleted the work files
+                job.progress.finish.remote(number, outcome["status"])
+                return _NOTHING, outcome
         return _NOTHING, _fail(None if item.fault is not None else item_dir, number, "plan", error, inputs, job)
     if outcome is not None:
         job.progress.finish.remote(number, outcome["status"])
@@ -153,15 +158,18 @@ def _plan_item(item: Item, item_dir: ItemDir, inputs: list[Any], settings: Setti
             item_dir.clear_work()  # of a run killed after the video was done
         return _NOTHING, outcome
     plan = item_dir.read_plan()
-    if plan is None or plan.inputs != inputs or plan.settings_hash != settings.hash():
+    is_new = plan is None or plan.inputs != inputs or plan.settings_hash != settings.hash()
+    if plan is None or is_new:
         plan = plan_video(item, settings)
         if outcome := outcome_for_touched_inputs(item_dir, plan):
             return _NOTHING, outcome
-        item_dir.write_plan(plan)
-    if outcome := done_outcome(item_dir, plan):  # by another driver, since
+    if outcome := done_outcome(item_dir, plan):  # by another task, since
         return _NOTHING, outcome
     if item_dir.read_outcome() is not None:  # it failed, is of another source, or its output is gone or damaged
         item_dir.clear_outcome()
+        is_new = True  # should another task have finished the video in this moment, then it is done again
+    if is_new:
+        item_dir.write_plan(plan)
     if not plan.has_hole:
         return _NOTHING, _counted(publish_copy(item_dir, plan))
     records = item_dir.read_segments(plan)
@@ -191,7 +199,7 @@ def make_encode_fn(job: Job) -> Callable[[Row], Row]:
                     with timed("encode"):
                         completion = row["completion"]
                         write_segment(item_dir, plan, row["segment"], samples, job.settings, completion=completion)
-                job.progress.add.remote("encoded", row["frames"])
+                    job.progress.add.remote("encoded", row["frames"])
                 step = "publish"
                 with timed("publish"):
                     outcome = _publish(item_dir, plan)

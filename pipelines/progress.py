@@ -61,9 +61,10 @@ class Progress:
 
     def complete(self, frames: int, chain: int) -> bool:
         """Frames that a chain of operators has completed; returns whether it goes on, or was given up."""
-        if chain == self._chain:
+        goes_on = chain >= self._chain  # a process may be faster than `begin_again`
+        if goes_on:
             self.add("completed", frames)
-        return chain == self._chain
+        return goes_on
 
     def finish(self, item: int, status: str) -> None:
         """A video's, or a shard's, outcome; said twice it counts once."""

@@ -1,7 +1,9 @@
 """A video file opened, and what its decoder makes of it where some of it is damaged."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Literal
 
 import av
@@ -37,10 +39,10 @@ def open_video(path: str, *, ahead: int = SOME) -> Iterator[av.container.InputCo
         with av.open(path, options=_CONTAINERS, metadata_errors="surrogateescape") as container:
             yield container
         return
-    interrupts: list[BaseException] = []
+    before = len(_dropped_interrupts())
     try:
         with open_binary(path, ahead=ahead) as file:
-            file.read = _keeping_interrupts(file.read, interrupts)  # type: ignore[method-assign,assignment]
+            file.read = _until_interrupted(file.read, before)  # type: ignore[method-assign,assignment]
             with av.open(file, options=_CONTAINERS, metadata_errors="surrogateescape") as container:
                 yield container
     except av.FFmpegError:
@@ -49,26 +51,36 @@ def open_video(path: str, *, ahead: int = SOME) -> Iterator[av.container.InputCo
         # Never taken for the file's end: frames would be missing.
         raise StorageError(f"{path}: cannot be read ({reason(error)})") from error
     finally:
-        if interrupts:
-            raise interrupts[0]
+        if len(_dropped_interrupts()) > before:
+            raise _dropped_interrupts()[-1]
 
 
-def _keeping_interrupts(read: Callable[[int], bytes], interrupts: list[BaseException]) -> Callable[[int], bytes]:
-    """A `read` for PyAV, which drops what is no `Exception`, such as Ctrl-C or a task that is cancelled, and reads on.
+@cache
+def _dropped_interrupts() -> list[BaseException]:
+    """A list that grows by each Ctrl-C, and each task that is cancelled, which Python could raise nowhere.
 
-    What had been read then would be missing. It is kept for the one who opened the file.
+    PyAV calls a file object from C and takes an `Exception` only: what else is raised there is printed, and FFmpeg
+    reads on, without the bytes of that read.
     """
+    dropped: list[BaseException] = []
+    show = sys.unraisablehook
+
+    def keep(told: "sys.UnraisableHookArgs") -> None:
+        if told.exc_value is not None and not isinstance(told.exc_value, Exception):
+            dropped.append(told.exc_value)
+        show(told)
+
+    sys.unraisablehook = keep
+    return dropped
+
+
+def _until_interrupted(read: Callable[[int], bytes], before: int) -> Callable[[int], bytes]:
+    """A `read` that fails once there are more dropped interrupts than before, so that no film is read in vain."""
 
     def kept(size: int = -1) -> bytes:
-        if interrupts:
+        if len(_dropped_interrupts()) > before:
             raise OSError("interrupted")
-        try:
-            return read(size)
-        except Exception:
-            raise
-        except BaseException as error:
-            interrupts.append(error)
-            raise OSError("interrupted") from error
+        return read(size)
 
     return kept
 

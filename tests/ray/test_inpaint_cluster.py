@@ -93,6 +93,7 @@ def test_a_node_that_is_lost_for_good_leaves_room_for_tasks_of_video_and_a_new_o
         return list((tmp_path / "out/videos").glob("*.mp4"))
 
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 3})
+    run = None
     try:
         second = nodes.add_node(num_cpus=3)
         with open(tmp_path / "log", "wb") as log:
@@ -105,7 +106,7 @@ def test_a_node_that_is_lost_for_good_leaves_room_for_tasks_of_video_and_a_new_o
             )
 
         def said(text: str) -> bool:
-            assert run.poll() is None
+            assert run.poll() is None, "it ended too early; make the catalog longer"
             return text in (tmp_path / "log").read_text()
 
         wait_until(lambda: len(outputs()) > 5, "some videos")
@@ -117,6 +118,8 @@ def test_a_node_that_is_lost_for_good_leaves_room_for_tasks_of_video_and_a_new_o
         wait_until(lambda: said("got nodes: going on with 4 instead of 1 processes"), "the gain")
         assert run.wait(300) == 0
     finally:
+        if run is not None:
+            run.kill()
         nodes.shutdown()
     assert len(outputs()) == 150
     assert len({path.read_bytes() for path in outputs()}) == 1

@@ -1,20 +1,23 @@
 """What a run decides of a video from its records: what is left to do, and what stands in the manifest."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import inpaint_steps
+from pipelines import inpaint_completer, inpaint_steps
+from pipelines.inpaint_completer import Completer
 from pipelines.inpaint_outcomes import missing_outcomes
 from pipelines.inpaint_steps import Job, current_plan
+from sttn_ray.catalog.attempts import Place
 from sttn_ray.catalog.items import Item
 from sttn_ray.catalog.manifest import manifest_row, write_manifest
-from sttn_ray.catalog.plan import input_stats
+from sttn_ray.catalog.plan import Plan, input_stats
 from sttn_ray.catalog.publish import publish_if_complete
 from sttn_ray.catalog.records import ItemDir
-from sttn_ray.errors import MaskError, failed_outcome
+from sttn_ray.errors import MaskError, StorageError, failed_outcome
 from tests.media import make_video
 from tests.plans import SETTINGS, do_segment
 
@@ -36,7 +39,9 @@ def item(tmp_path: Path) -> Item:
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> Job:
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
+    for module in (inpaint_steps, inpaint_completer):  # without Ray
+        monkeypatch.setattr(module, "this_place", lambda _: Place("job", "node", set))
     return Job(SETTINGS, str(tmp_path / "out"), Silent(), None)
 
 
@@ -141,3 +146,72 @@ def test_bytes_of_what_another_task_has_published_are_not_counted(
     assert inpaint_steps._publish(item_dir, plan) == first
     assert len(counted) == 2
     assert not item_dir.segment_path(1).exists()
+
+
+def test_a_chain_that_was_given_up_leaves_its_segment(item: Item, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    item_dir = ItemDir(job.output_dir, item.output)
+    assert list(left(item, job)) == [0, 1, 2]
+    plan = item_dir.read_plan()
+    assert plan is not None
+
+    def complete(plan: Plan, segment: int, engine: object, settings: object, report: Any) -> list[bytes]:
+        for number in range(3):
+            report(5)
+            told.append(number)
+        return [b""] * 10
+
+    told: list[int] = []
+    goes_on = True
+    monkeypatch.setattr(inpaint_completer, "complete_segment", complete)
+    monkeypatch.setattr(inpaint_completer.ray, "get", lambda _: goes_on)
+    monkeypatch.setattr(
+        inpaint_completer.ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "node")
+    )
+    monkeypatch.setattr(Silent, "remote", lambda *_: "answer")
+    completer = Completer.__new__(Completer)
+    completer._job, completer._engine, completer._goes_on = job, None, None
+    row = {"outcomes": "", "output_name": item.output, "segment": 1, "plan_hash": plan.plan_hash, "item": 0}
+    assert completer(dict(row))["samples"] == [b""] * 10
+    assert told == [0, 1, 2]
+    goes_on = False
+    assert completer(dict(row)) == row | {"plan_hash": ""}
+    assert told == [0, 1, 2]
+    assert item_dir.read_outcome() is None
+    assert list(item_dir.path.glob("attempts-*")) == []
+
+
+def test_a_video_that_another_task_finishes_while_it_is_planned_did_not_fail(
+    item: Item, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = finish(item, job)
+    item_dir = ItemDir(job.output_dir, item.output)
+    seen = iter([None])  # the record is not there at first
+
+    def outcome_if_current(*asked: Any) -> dict[str, Any] | None:
+        return next(seen, first)
+
+    def plan_video(*_: object) -> None:
+        raise StorageError("a work file was deleted")
+
+    monkeypatch.setattr(inpaint_steps, "outcome_if_current", outcome_if_current)
+    monkeypatch.setattr(inpaint_steps, "plan_video", plan_video)
+    todo, outcome = inpaint_steps._plan(item, 0, job)
+    assert (todo.frames, outcome) == ({}, first)
+    assert item_dir.read_outcome() == first
+
+
+def test_a_video_whose_record_is_cleared_has_its_plan(item: Item, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another task may publish it, and delete the plan, between two looks at a record of its failure."""
+    item_dir = ItemDir(job.output_dir, item.output)
+    assert list(left(item, job)) == [0, 1, 2]
+    item_dir.write_outcome(failed_outcome("plan", MaskError("no")) | {"inputs": [], "settings_hash": ""})
+    done_outcome = inpaint_steps.done_outcome
+
+    def published_after(item_dir: ItemDir, plan: Plan) -> dict[str, Any] | None:
+        found = done_outcome(item_dir, plan)
+        item_dir.clear_work()
+        return found
+
+    monkeypatch.setattr(inpaint_steps, "done_outcome", published_after)
+    assert list(left(item, job)) == [0, 1, 2]
+    assert item_dir.read_plan() is not None

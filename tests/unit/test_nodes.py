@@ -1,5 +1,6 @@
 """How a job is told that its cluster carries another number of processes."""
 
+import itertools
 import os
 import signal
 import threading
@@ -84,9 +85,9 @@ def test_the_same_number_and_none_at_all_are_waited_for() -> None:
 
 
 def test_nodes_that_come_back_in_time_change_nothing() -> None:
-    start = time.monotonic()
-    # Fewer and more in turns, each for half of the time after which it counts.
-    with NodeWatch(3, lambda: 2 if (time.monotonic() - start) % 0.1 < 0.05 else 4) as watch:
+    # Each for half of the looks after which it counts.
+    found = itertools.cycle([2] * 5 + [4] * 5)
+    with NodeWatch(3, lambda: next(found)) as watch:
         assert numbers(watch, Bundles(2, 1)) == [0, 1]
 
 
@@ -106,8 +107,27 @@ def test_a_signal_from_elsewhere_is_no_change() -> None:
     with NodeWatch(3, lambda: 3) as watch:
         rows = watch.rows(Bundles(1, 0.3))
         next(rows)
-        threading.Timer(0.1, os.kill, [os.getpid(), signal.SIGUSR1]).start()
+        timer = threading.Timer(0.1, os.kill, [os.getpid(), signal.SIGUSR1])
+        timer.start()
         assert list(rows) == []
+        timer.join()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_what_is_raised_where_python_drops_it_is_raised_again() -> None:
+    class Dropping:
+        def __del__(self) -> None:
+            end = time.monotonic() + 0.5
+            while time.monotonic() < end:
+                time.sleep(0.01)
+
+    class Cleaning(Bundles):
+        def iter_internal_ref_bundles(self) -> Iterator[SimpleNamespace]:
+            Dropping()
+            return super().iter_internal_ref_bundles()
+
+    with NodeWatch(3, lambda: 2) as watch, pytest.raises(NodesChangedError):
+        numbers(watch, Cleaning(1, 30))
 
 
 def test_what_ends_meanwhile_is_told_as_it_ended() -> None:

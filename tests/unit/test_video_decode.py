@@ -142,6 +142,7 @@ def test_a_file_that_is_gone(tmp_path: Path):
         hashes(index, 0, 5)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("when", [1, 5, 12])
 def test_an_interrupt_while_a_store_is_read_is_not_dropped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: int
