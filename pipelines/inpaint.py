@@ -116,8 +116,7 @@ def run(experiment: Experiment, *, is_dry: bool = False) -> int:
     outcomes: dict[int, Row] = {}
     keep = partial(keep_manifest, output_dir, items, outcomes)
     try:
-        # The rows are held until all is written: where they are left early Ray cancels its tasks, and may bring this
-        # process down.
+        # The rows are held until all is written: once they are let go Ray cancels the tasks that are left.
         _rows, stopped = _work(experiment, items, job, generator, pool, outcomes, keep)
     except BaseException:
         keep()
