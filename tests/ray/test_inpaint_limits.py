@@ -187,7 +187,10 @@ def test_an_interrupted_job_leaves_a_manifest_and_goes_on(tmp_path: Path, checkp
     make_video(tmp_path / "long.mp4", num_frames=300)
     (tmp_path / "catalog.csv").write_text("video,boxes\n" + "".join(f'{n}.mp4,"{BOX}"\n' for n in ("short", "long")))
     words = (f"inpaint.catalog={tmp_path / 'catalog.csv'}", "inpaint.segment_frames=12", "run.log_interval_s=1")
+    # Ignored where a shell has started the tests in the background, and then by all their programs.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     run = begin(tmp_path / "out", checkpoint, *words)
+    signal.signal(signal.SIGINT, before)
     assert run.stderr is not None
     assert any("videos 1/2 done" in line for line in run.stderr)
     os.killpg(run.pid, signal.SIGINT)  # a terminal sends it to all of them
