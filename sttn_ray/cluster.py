@@ -257,6 +257,8 @@ def choose_num_actors(
         ConfigError: the cluster cannot carry it, and will not grow. Ray would wait for ever.
     """
     found = [node["Resources"] for node in ray.nodes() if node["Alive"] and _answers(node)]
+    if not found:
+        raise ConfigError("no node of the Ray cluster answers; look at `ray status`, and start it anew")
     nodes = [(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in found]
     cpus, gpus = (sum(column) for column in zip(*nodes, strict=True))
     largest = max(node_cpus for node_cpus, _ in nodes)

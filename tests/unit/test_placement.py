@@ -3,7 +3,9 @@ import socket
 
 import pytest
 
+from sttn_ray import cluster
 from sttn_ray.cluster import _answers, carried_actors
+from sttn_ray.errors import ConfigError
 
 CLUSTERS = [
     [(4, 0)],
@@ -52,3 +54,12 @@ def test_a_node_that_is_gone_does_not_answer():
         node = {"NodeManagerAddress": "127.0.0.1", "NodeManagerPort": server.getsockname()[1]}
         assert _answers(node)
     assert not _answers(node)
+
+
+def test_a_cluster_of_which_no_node_answers_is_said(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        node = {"NodeManagerAddress": "127.0.0.1", "NodeManagerPort": server.getsockname()[1]}
+    gone = node | {"Alive": True, "Resources": {"CPU": 4.0}}
+    monkeypatch.setattr(cluster.ray, "nodes", lambda: [gone, gone | {"Alive": False}])
+    with pytest.raises(ConfigError, match="no node of the Ray cluster answers"):
+        cluster.choose_num_actors(None, "cpu", 1, 1)
