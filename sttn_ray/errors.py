@@ -43,6 +43,10 @@ class CheckpointError(SttnError):
     """A checkpoint cannot be read, or does not fit the network."""
 
 
+class DeviceError(SttnError):
+    """A device is not there, is broken, or computes wrong numbers."""
+
+
 class TrialError(SttnError):
     """A trial of a sweep was not trained to its end, or cannot be judged."""
 

@@ -34,7 +34,7 @@ from sttn_ray import cluster
 from sttn_ray.config import Experiment, TrainSection, to_yaml
 from sttn_ray.errors import ConfigError, ShardError, StorageError, SttnError
 from sttn_ray.model.generator import PRESETS, GeneratorConfig
-from sttn_ray.model.precision import Precision, fastest_precision
+from sttn_ray.model.precision import Precision, fastest_precision, require_right_numbers
 from sttn_ray.model.weights import load_generator, read_checkpoint, save_generator
 from sttn_ray.paths import StoragePath, absolute, as_path, is_file, is_remote, on_this_machine, use_endpoint
 from sttn_ray.program import exit_with_faults, parse_folder, run_program
@@ -283,6 +283,7 @@ def _work(job: dict[str, Any], run_dir: StoragePath) -> str | None:
     checkpoint, fault = told_by_first(checkpoint, num_workers), told_by_first(fault, num_workers)
     if fault is not None:
         return fault
+    require_right_numbers(device.type, job["precision"])
     state = _create_state(experiment, device, num_workers, job["precision"], is_new=checkpoint is None)
     if checkpoint is not None:
         with on_this_machine(state_path(run_dir, checkpoint)) as path:
