@@ -67,10 +67,10 @@ def train_step(
 ) -> dict[str, Tensor]:
     """Train both networks on one batch, and count the step.
 
-    The discriminator sees the source and the completed clip (prediction inside the hole, source outside), in one pass.
-    In the generator's pass its weights are frozen and it is called unwrapped: the published code computes, and averages
-    over all workers, gradients that nothing reads (D-13). Its spectral norm iterates once in each of the two (D-9).
-    Where its judgment weighs nothing it is neither asked nor trained.
+    The discriminator sees the source and the completed clip (prediction inside the hole, source outside). In the
+    generator's pass its weights are frozen and it is called unwrapped: the published code computes, and averages over
+    all workers, gradients that nothing reads (D-13). Its spectral norm iterates once in each of the three passes, as
+    published (D-9). Where its judgment weighs nothing it is neither asked nor trained.
 
     With more clips than `clips_at_once` gradients add up over parts. The generator then runs once more for each part,
     without gradient, because what the discriminator learns from all parts comes before what the generator learns from
@@ -154,9 +154,8 @@ def _train_discriminator(
         else:
             fake = _completed(part, predicted.detach())
         with _without_exchange(state.discriminator, part):
-            # In one pass, which keeps a device busier than two.
-            logits = _judge(state.discriminator, torch.cat([part.frames, fake]), part, settings)
-            real_logits, fake_logits = logits.chunk(2)
+            real_logits = _judge(state.discriminator, part.frames, part, settings)
+            fake_logits = _judge(state.discriminator, fake, part, settings)
             loss = discriminator_loss(real_logits, fake_logits, settings.adversarial_loss)
             (loss * part.share).backward()
         total += loss.detach() * part.share

@@ -80,7 +80,7 @@ def test_a_step_gives_the_losses_that_hands_compute() -> None:
 
     predicted = generator(frames * (1 - masks), masks)
     completed = torch.where(masks > 0, predicted, frames)
-    judged = discriminator_loss(*discriminator(torch.cat([frames, completed.detach()])).chunk(2), "hinge")
+    judged = discriminator_loss(discriminator(frames), discriminator(completed.detach()), "hinge")
     assert losses["hole"].item() == pytest.approx(hole_loss(predicted, frames, masks).item(), rel=1e-5)
     assert losses["valid"].item() == pytest.approx(valid_loss(predicted, frames, masks).item(), rel=1e-5)
     assert losses["discriminator"].item() == pytest.approx(judged.item(), rel=1e-5)
@@ -146,9 +146,9 @@ def test_the_discriminator_learns_first_and_each_optimizer_its_own_network() -> 
     state.discriminator_optimizer.register_step_post_hook(lambda *_: after_update("discriminator"))
     state.generator_optimizer.register_step_post_hook(lambda *_: after_update("generator"))
     train_step(state, *make_batch(0), SETTINGS)
-    assert events == ["judge", "discriminator", "judge", "generator"]
-    # Source and completed clips without a way back to the generator; then with one, and nothing to learn itself.
-    assert seen == {"has_graph": [False, True], "is_learning": [True, False]}
+    assert events == ["judge", "judge", "discriminator", "judge", "generator"]
+    # Of source and completed clips without a way back to the generator; then with one, and nothing to learn itself.
+    assert seen == {"has_graph": [False, False, True], "is_learning": [True, True, False]}
     assert changes == [(False, True), (True, True)]
     owned = [
         {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
