@@ -42,7 +42,7 @@ from sttn_ray.samples import worker_batches
 from sttn_ray.shards.cache import RowCache
 from sttn_ray.shards.read import INDEX_FILE, ShardIndex, read_index
 from sttn_ray.storage import claim, file_sha256, published, read_record, write_record
-from sttn_ray.training.checkpoints import CheckpointWriter, find_checkpoints, state_path
+from sttn_ray.training.checkpoints import find_checkpoints, state_path
 from sttn_ray.training.data import ClipDataset, make_loader
 from sttn_ray.training.loop import LoopSettings, train_to_end
 from sttn_ray.training.starts import count_start, forget_starts, note_fault
@@ -323,8 +323,8 @@ def _work(job: dict[str, Any], run_dir: StoragePath) -> str | None:
         log_interval=options.log_interval,
         checkpoint_interval=options.checkpoint_interval,
         validation_interval=options.validation_interval,
+        num_checkpoints=options.num_checkpoints,
     )
-    checkpoints = CheckpointWriter(run_dir, num_kept=options.num_checkpoints) if rank == 0 else None
     return train_to_end(
         state,
         iter(make_loader(dataset, batches, num_processes=options.loader_processes)),
@@ -333,7 +333,6 @@ def _work(job: dict[str, Any], run_dir: StoragePath) -> str | None:
         num_workers=num_workers,
         run_dir=run_dir,
         examples=_read_examples(experiment, job["shards_dir"], cache) if job["has_validation"] else [],
-        checkpoints=checkpoints,
         has_notice=_make_notice(),
     )
 
