@@ -227,7 +227,11 @@ class TrainSection(Section):
         description="how few go on where nodes are lost; with new nodes they grow to num_workers; default: all",
     )
     worker_cpus: int = Field(2, ge=1, description="CPUs, and math threads, of each of them")
-    loader_processes: int = Field(0, ge=0, description="processes that read ahead for each of them; 0: it reads itself")
+    loader_processes: int | None = Field(
+        None,
+        ge=0,
+        description="processes that read ahead for each of them; 0: it reads itself; default: 4 on GPUs, else 0",
+    )
     log_interval: int = Field(20, ge=1, description="steps between lines of metrics")
     checkpoint_interval: int = Field(1000, ge=1, description="steps between checkpoints")
     num_checkpoints: int = Field(2, ge=1, description="how many of the last checkpoints are kept")

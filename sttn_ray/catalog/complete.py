@@ -9,7 +9,7 @@ from sttn_ray.catalog.plan import Plan, Settings, plan_holes
 from sttn_ray.completion.engine import Engine, SourceFrame
 from sttn_ray.completion.prefetch import prefetched
 from sttn_ray.model.generator import Generator
-from sttn_ray.model.precision import require_right_numbers
+from sttn_ray.model.precision import require_right_numbers, use_exact_numbers
 from sttn_ray.video.color import frame_planes
 from sttn_ray.video.decode import decode_range
 
@@ -27,6 +27,7 @@ def start_engine(generator: Generator, settings: Settings, *, threads: int) -> E
     # Ray gives a process one math thread for a fraction of a CPU up to one; the number counts here.
     torch.set_num_threads(threads)
     cv2.setNumThreads(1)
+    use_exact_numbers(fixed_shapes=False)
     require_right_numbers(settings.device, settings.precision)
     return Engine(generator, device=settings.device, precision=settings.precision, schedule=settings.schedule)
 

@@ -51,6 +51,22 @@ def require_right_numbers(device: str, precision: Precision) -> None:
         raise DeviceError(f"bf16 on {device} gives wrong numbers here: {wrong}; say precision=fp32")
 
 
+def use_exact_numbers(*, fixed_shapes: bool) -> None:
+    """Have CUDA compute, in this process, what the CPU computes but for the order of sums; elsewhere it does nothing.
+
+    float32 is float32, not TensorFloat-32; sums of bf16 products are float32, since a token has up to 414,720 numbers.
+
+    Args:
+        fixed_shapes: few shapes are computed again and again: then the fastest kernels are looked for, which may be
+            others each time. Else a shape always gives the same bits.
+    """
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = fixed_shapes
+    torch.backends.cudnn.deterministic = not fixed_shapes
+
+
 @cache
 def find_wrong_numbers(device: str) -> str | None:
     """What of small networks, forward or backward, bf16 computes unlike float32 on a device; None: nothing.
