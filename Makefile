@@ -10,7 +10,7 @@ PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \
 	&& { echo $$python; break; }; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint format bench clean
+.PHONY: help install demo test test-slow test-gpu lint format bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ test: $(INSTALLED) ## run the tests, but the slow ones
 
 test-slow: $(INSTALLED) ## run the tests that take over a minute each
 	$(BIN)/python -m pytest -m slow
+
+test-gpu: $(INSTALLED) ## run the tests that need a GPU, and fail without one
+	STTN_REQUIRE_GPU=1 $(BIN)/python -m pytest -m gpu
 
 lint: $(INSTALLED) ## check format, style and types
 	$(BIN)/ruff format --check .

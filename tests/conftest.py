@@ -1,5 +1,6 @@
-"""Options of the test run."""
+"""Options of the test run, and what its tests share."""
 
+import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,17 @@ from tests.training import make_shards
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--media", type=Path, help="folder of real videos for the slow tests that want some")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test marked `gpu` on a machine without one; with STTN_REQUIRE_GPU=1 it fails there."""
+    if item.get_closest_marker("gpu") is None or torch.cuda.is_available():
+        return
+    if os.environ.get("STTN_REQUIRE_GPU") == "1":
+        pytest.fail(
+            "needs a CUDA GPU, which torch does not find, and STTN_REQUIRE_GPU=1 forbids to skip", pytrace=False
+        )
+    pytest.skip("needs a CUDA GPU")
 
 
 @pytest.fixture(scope="session")
