@@ -62,7 +62,7 @@ def complete_segment(
 
 def _source_frames(plan: Plan, settings: Settings, start: int, stop: int) -> Iterator[SourceFrame]:
     color = plan.color
-    holes = plan_holes(plan, settings, start, stop)
+    holes = plan_holes(plan, settings, start, stop, has_rim=False)
     frames = decode_range(plan.index, start, stop, on_damage=settings.on_damage)
     for number, (frame, hole) in enumerate(zip(frames, holes, strict=True), start):
         yield SourceFrame(number, frame_planes(frame, color), hole)

@@ -3,13 +3,20 @@
 import copy
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
+from sttn_ray.completion.engine import Engine, _Average, pack_samples
+from sttn_ray.completion.pictures import Scaler
+from sttn_ray.completion.regions import find_regions
+from sttn_ray.completion.schedule import Schedule
 from sttn_ray.model.discriminator import Discriminator
+from sttn_ray.model.generator import Generator
 from sttn_ray.training.state import create_networks, create_state, for_precision
 from sttn_ray.training.step import to_device, train_step
 from tests.fake_device import DEVICE, HostWaitsError, fake_device, to_fake
+from tests.unit.test_engine import COLOR, draw_moving, make_frames
 from tests.unit.test_step_numbers import SETTINGS, TINY
 
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor:UserWarning")
@@ -32,6 +39,26 @@ def test_a_training_step_mixes_no_devices_and_waits_for_none(clips_at_once: int 
         assert {loss.device for loss in losses.values()} == {DEVICE}
         assert state.first_bad_step.device == DEVICE
     assert state.step == 2
+
+
+@pytest.mark.parametrize("frames_at_once", [None, 2])
+def test_a_window_mixes_no_devices_and_waits_for_none(frames_at_once: int | None) -> None:
+    frames = make_frames(12, draw_moving)
+    engine = Engine(Generator(TINY), device="cpu", precision="bf16", schedule=Schedule())
+    engine.frames_at_once = frames_at_once
+    (region,) = find_regions(np.ones((120, 160), bool), engine.model_size)
+    with fake_device():
+        to_fake(engine.generator)
+        engine.device = DEVICE
+        engine._scale = Scaler(DEVICE)
+        average = _Average((0, 0, 160, 120), DEVICE)
+        for _ in range(2):  # with features to be made, and with those of before
+            for rgb in engine.predict(region, frames, 7, COLOR, {}):
+                average.add(rgb, region, engine._scale)
+        samples = pack_samples(average.mean(), frames[1].hole._replace(box=(0, 0, 160, 120)), COLOR)
+        assert (samples.device, samples.dtype) == (DEVICE, torch.int32)
+        pixels = frames[1].hole.pixels
+        assert samples.shape == (pixels.sum() + 2 * pixels[::2, ::2].sum(),)
 
 
 def test_spectral_norm_is_computed_in_float32_under_autocast() -> None:
