@@ -59,10 +59,12 @@ def test_counts_hold_what_was_said_once() -> None:
 def test_a_chain_that_was_given_up_counts_no_more() -> None:
     counts = Progress.__ray_metadata__.modified_class()
     counts.plan(0, 100)
-    assert counts.complete(40, 0)
+    assert counts.complete(40, 0, "a")
     counts.add("encoded", 30)
     counts.begin_again(1)
     assert counts.counts()["completed"] == 30
-    assert not counts.complete(20, 0)
-    assert counts.complete(5, 1)
+    assert not counts.goes_on(0)
+    assert not counts.complete(20, 0, "b")
+    assert counts.complete(5, 1, "c")
+    assert counts.working() == {"a", "c"}
     assert counts.counts() == {"planned": 100, "completed": 35, "encoded": 30, "seen": 1}

@@ -1,0 +1,96 @@
+"""GPUs that failed: where the driver of `pipelines.inpaint` goes on, and what it tells of them."""
+
+import logging
+from collections.abc import Callable, Collection, Sequence
+from typing import NamedTuple
+
+import ray
+
+from sttn_ray.catalog.faults import NO_ITEM, Fault, describe_faults, describe_sick, is_common, sick_nodes
+from sttn_ray.errors import ConfigError
+
+from .inpaint_steps import Pool
+
+log = logging.getLogger(__name__)
+
+COMMON = (
+    "the GPUs of all nodes that have begun failed, and no other node has completed a frame; so it is what they have in "
+    "common: their driver, their image, or this program:"
+)
+
+
+class Nodes(NamedTuple):
+    """The processes of a chain of operators, and the ids of the nodes on which it does nothing."""
+
+    pool: Pool
+    avoided: frozenset[str] = frozenset()
+
+
+def known_faults(progress: ray.actor.ActorHandle) -> list[Fault]:
+    """All faults of a job so far."""
+    faults: list[Fault] = ray.get(progress.faults.remote())
+    return faults
+
+
+def left_behind(faults: Sequence[Fault], chain: int, ended: Collection[int]) -> list[Fault]:
+    """The faults of a chain of operators at which segments were left, by the numbers of the videos that have ended."""
+    return [fault for fault in faults if fault.chain == chain and fault.item != NO_ITEM and fault.item not in ended]
+
+
+def next_nodes(
+    before: Nodes,
+    progress: ray.actor.ActorHandle,
+    left: Sequence[Fault],
+    choose: Callable[[set[str]], Pool],
+    tell: Callable[[str], None],
+) -> Nodes | str:
+    """Where the next chain of operators works, which is told; or why there is none.
+
+    Args:
+        before: where the last one worked.
+        progress: of the job.
+        left: the faults of the segments that are left, where the last chain came to its end.
+        choose: gives the pool where some nodes are avoided, or raises `ConfigError`.
+        tell: is given lines.
+    """
+    faults = known_faults(progress)
+    newly_sick = [text for node, text in describe_sick(faults).items() if node not in before.avoided]
+    if is_common(faults, ray.get(progress.working.remote())):
+        return "\n".join([COMMON, *describe_sick(faults).values()])
+    nodes = _choose(faults, left, choose)
+    if nodes is None and newly_sick:
+        return "\n".join(["no node is left that could run the network:", *newly_sick])
+    nodes = nodes or before
+    for text in newly_sick:
+        tell(text)
+    if left:
+        tell(f"going on with what GPUs failed at, with {_processes(nodes)}")
+    else:
+        change = "lost nodes" if nodes.pool.size < before.pool.size else "got nodes"
+        reason = "a node gets no more work" if newly_sick else f"the cluster has {change}"
+        tell(
+            f"{reason}: going on with {nodes.pool.size} instead of {_processes(before)}; what those were busy with is "
+            "begun again"
+        )
+    return nodes
+
+
+def _choose(faults: Sequence[Fault], left: Sequence[Fault], choose: Callable[[set[str]], Pool]) -> Nodes | None:
+    """Without the nodes where segments were left, or at least without those that are sick; None where none remains."""
+    sick = sick_nodes(faults)
+    for avoided in (sick | {fault.node for fault in left}, sick):
+        try:
+            return Nodes(choose(avoided), frozenset(avoided))
+        except ConfigError as error:
+            log.debug("without the nodes %s: %s", avoided, error)
+    return None
+
+
+def _processes(nodes: Nodes) -> str:
+    return f"{nodes.pool.size} process{'es'[: 2 * (nodes.pool.size != 1)]}"
+
+
+def tell_faults(progress: ray.actor.ActorHandle) -> None:
+    """Say at a job's end which nodes had faults."""
+    for line in describe_faults(known_faults(progress)):
+        log.warning("%s", line)
