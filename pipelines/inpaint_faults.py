@@ -76,9 +76,13 @@ def next_nodes(
 
 
 def _choose(faults: Sequence[Fault], left: Sequence[Fault], choose: Callable[[set[str]], Pool]) -> Nodes | None:
-    """Without the nodes where segments were left, or at least without those that are sick; None where none remains."""
+    """Without the nodes where segments were left, or where the first of them failed, or at least without those that are
+    sick; None where none remains.
+    """
     sick = sick_nodes(faults)
-    for avoided in (sick | {fault.node for fault in left}, sick):
+    all_left = {fault.node for fault in left}
+    first = {f.node for f in faults if (f.item, f.segment) in [(one.item, one.segment) for one in left[:1]]}
+    for avoided in (sick | all_left, sick | first, sick):
         try:
             return Nodes(choose(avoided), frozenset(avoided))
         except ConfigError as error:

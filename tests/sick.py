@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sttn_ray.model.generator import Generator
+from tests.processes import wait_until
 
 # As torch 2.13 says it.
 ILLEGAL_ACCESS = (
@@ -23,7 +24,7 @@ NO_DRIVER = (
     "Found no NVIDIA driver on your system. Please check that you have an NVIDIA GPU and installed a driver from "
     "http://www.nvidia.com/Download/index.aspx"
 )
-BRIGHT = 0.6  # mean of a picture in [-1, 1] at which a bad picture's begins
+BRIGHT = 0.4  # mean of a picture in [-1, 1] at which a bad picture's begins
 
 
 class Sickness(NamedTuple):
@@ -31,11 +32,19 @@ class Sickness(NamedTuple):
 
     folder: Path
 
-    def set(self, *nodes: str, at_start: bool = False, bright_pictures: bool = False) -> None:
-        """Say which nodes are sick from now on, and whether bright pictures make every node fail."""
+    def set(self, *nodes: str, at_start: bool = False, bright_pictures: bool = False, first: int = 0) -> None:
+        """Say which nodes are sick from now on.
+
+        Args:
+            nodes: their ids.
+            at_start: they fail where the network is moved to its device, and not only where it runs.
+            bright_pictures: make every node fail.
+            first: so often they fail before the others work, which else might do all before that.
+        """
         (self.folder / "nodes").write_text(" ".join(nodes))
         (self.folder / "starts").write_text(" ".join(nodes if at_start else ()))
         (self.folder / "bright").write_text("yes" * bright_pictures)
+        (self.folder / "first").write_text(str(first))
         (self.folder / "calls").write_text("")
 
     def fails(self, name: str) -> bool:
@@ -66,6 +75,8 @@ class SickEncoder(nn.Module):
         if is_bright or self.sickness.fails("nodes"):
             self.sickness.tell("fails")
             raise torch.AcceleratorError(ILLEGAL_ACCESS)
+        first = int((self.sickness.folder / "first").read_text())
+        wait_until(lambda: sum(what != "works" for _, what in self.sickness.calls()) >= first, f"{first} failures")
         self.sickness.tell("works")
         return self.encoder(frames)
 

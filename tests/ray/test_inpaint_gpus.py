@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import ray
@@ -17,7 +18,14 @@ from tests.sick import Sickness, make_sick
 BOX = "16,12,30,20"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
+def one_node() -> Iterator[str]:
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+    yield ray.get_runtime_context().get_node_id()
+    ray.shutdown()
+
+
+@pytest.fixture
 def two_nodes() -> Iterator[tuple[str, str]]:
     """The ids of two nodes; each has room for one process of the network, of two CPUs, and for one task of video."""
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "include_dashboard": False})
@@ -78,7 +86,7 @@ def test_a_sick_node_is_named_and_gets_no_more_work_and_all_is_done(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     here, other = two_nodes
-    sickness.set(other)
+    sickness.set(other, first=3)
     assert run(catalog, tmp_path / "out", checkpoint) == 0
     assert set(statuses(tmp_path / "out").values()) == {"done"}
     calls = sickness.calls()
@@ -92,3 +100,62 @@ def test_a_sick_node_is_named_and_gets_no_more_work_and_all_is_done(
     assert run(catalog, tmp_path / "undisturbed", checkpoint) == 0
     assert {node for node, _ in sickness.calls()} == {here, other}
     assert outputs(tmp_path / "out") == outputs(tmp_path / "undisturbed")
+
+
+@pytest.mark.slow
+def test_a_node_without_its_gpu_is_named_too(
+    two_nodes: tuple[str, str],
+    sickness: Sickness,
+    catalog: Path,
+    tmp_path: Path,
+    checkpoint: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    _, other = two_nodes
+    sickness.set(other, at_start=True, first=3)
+    assert run(catalog, tmp_path / "out", checkpoint) == 0
+    assert set(statuses(tmp_path / "out").values()) == {"done"}
+    assert [what for node, what in sickness.calls() if node == other] == ["starts"] * 3
+    (told,) = (text for text in caplog.messages if "gets no more work: its GPU failed 3 times (its start)" in text)
+    assert other in told
+
+
+@pytest.mark.slow
+def test_a_sick_node_alone_ends_the_job_and_the_same_command_goes_on(
+    one_node: str,
+    sickness: Sickness,
+    catalog: Path,
+    tmp_path: Path,
+    checkpoint: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for at_start in (True, False):
+        sickness.set(one_node, at_start=at_start)
+        caplog.clear()
+        assert run(catalog, tmp_path / "out", checkpoint) == 1
+        assert len(sickness.calls()) == 3
+        assert "stopped: no node is left that could run the network:\nnode " in caplog.text
+        assert set(statuses(tmp_path / "out").values()) == {"pending"}
+    sickness.set()
+    assert run(catalog, tmp_path / "out", checkpoint) == 0
+    assert set(statuses(tmp_path / "out").values()) == {"done"}
+
+
+@pytest.mark.slow
+def test_a_video_that_fails_on_each_node_fails_and_no_node_is_sick(
+    two_nodes: tuple[str, str],
+    sickness: Sickness,
+    catalog: Path,
+    tmp_path: Path,
+    checkpoint: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    make_video(tmp_path / "1.mp4", num_frames=20, picture=lambda number: np.full((64, 96, 3), 0.97 - number / 1000))
+    sickness.set(bright_pictures=True)
+    assert run(catalog, tmp_path / "out", checkpoint) == 1
+    assert statuses(tmp_path / "out") == {"0": "done", "1": "failed", "2": "done", "3": "done"}
+    reasons = [row["reason"] for row in pq.read_table(tmp_path / "out/manifest.parquet").to_pylist()]
+    assert "on 2 nodes that do other work" in reasons[1]
+    assert "gets no more work" not in caplog.text
+    fails = [node for node, what in sickness.calls() if what == "fails"]
+    assert set(fails) == set(two_nodes)
