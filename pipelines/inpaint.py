@@ -25,7 +25,6 @@ from typing import Any
 import ray
 
 from sttn_ray import cluster
-from sttn_ray.catalog.faults import sick_nodes
 from sttn_ray.catalog.items import Item, read_catalog, refuse_overwriting, single_item
 from sttn_ray.catalog.manifest import manifest_row, write_manifest
 from sttn_ray.catalog.plan import Settings
@@ -45,7 +44,7 @@ from sttn_ray.program import run_program
 from sttn_ray.storage import file_sha256
 
 from .inpaint_completer import Completer
-from .inpaint_faults import Nodes, known_faults, left_behind, next_nodes, tell_faults
+from .inpaint_faults import Nodes, are_news, known_health, left_behind, next_nodes, tell_faults
 from .inpaint_nodes import NodesChangedError, NodeWatch
 from .inpaint_outcomes import collect, keep_manifest, missing_outcomes, report, report_stop
 from .inpaint_preview import dry_run, write_preview
@@ -164,7 +163,7 @@ def _work(
             return 0  # no node has room for a process and a task of video
 
     def falls_sick() -> bool:
-        return not sick_nodes(known_faults(job.progress)) <= nodes.avoided
+        return are_news(known_health(job.progress), nodes)
 
     fraction = experiment.inpaint.max_error_fraction
     with ProgressLine(job.progress, num_items=len(items), interval_s=experiment.run.log_interval_s) as line:
@@ -173,12 +172,12 @@ def _work(
             with suppress(NodesChangedError), NodeWatch(nodes.pool.size, count, falls_sick) as watch:
                 rows = watch.rows(build(numbered, job, generator, nodes))
                 stopped = collect(rows, items, outcomes, fraction, tell=line.tell, keep=keep)
-                left = left_behind(known_faults(job.progress), job.chain, outcomes)
+                left = left_behind(known_health(job.progress).faults, job.chain, outcomes)
                 if stopped is not None or not left:
                     return rows, stopped
             job = job._replace(chain=job.chain + 1)
             job.progress.begin_again.remote(job.chain)
-            following = next_nodes(nodes, job.progress, left, choose, line.tell)
+            following = next_nodes(nodes, known_health(job.progress), left, choose, line.tell)
             if isinstance(following, str):
                 return iter(()), following
             nodes = following

@@ -15,6 +15,7 @@ from sttn_ray.completion.device import first_line, is_device_fault, is_out_of_me
 from sttn_ray.memory import give_back_memory
 
 from .gauges import busy, timed
+from .inpaint_faults import known_health
 from .inpaint_steps import NOT_BEGUN, Job, current_plan, end_segment, ended, this_place
 
 Row = dict[str, Any]
@@ -35,14 +36,14 @@ class Completer:
     def __init__(self, generator: ray.ObjectRef, job: Job, threads: int) -> None:
         self._job, self._node = job, ray.get_runtime_context().get_node_id()
         self._goes_on: ray.ObjectRef | None = None
-        if self._decide(NO_ITEM, 0) == "wait":
+        if self._decide(NO_ITEM) == "wait":
             return  # Ray starts it again where it ended; it will wait with its first row
         try:
             self._engine = start_engine(ray.get(generator), job.settings, threads=threads)
         except Exception as error:
             # Memory that is short here is taken by others.
             if is_device_fault(error) or is_out_of_memory(error):
-                self._end_process(NO_ITEM, 0, "its start", error)
+                self._end_process(NO_ITEM, "its start", error)
             raise
 
     def __call__(self, row: Row) -> Row:
@@ -59,7 +60,7 @@ class Completer:
                 return row | {"plan_hash": ""}
             if item_dir.read_segment(row["segment"], plan.plan_hash) is not None:
                 return row  # Ray runs a task again whose result was lost with its node
-            decision = self._decide(row["item"], row["segment"])
+            decision = self._decide(row["item"])
             if decision == "wait":
                 self._wait_for_the_end()
             if decision == "leave":
@@ -77,7 +78,7 @@ class Completer:
         except Exception as error:  # noqa: BLE001 -- this operator's one boundary
             if is_device_fault(error):
                 name = f"segment {row['segment']} of {row['output_name']}"
-                self._end_process(row["item"], row["segment"], name, error)
+                self._end_process(row["item"], name, error)
             return row | ended(row["item"], end_segment(item_dir, row["item"], "complete", error, plan, self._job))
         finally:
             give_back_memory()
@@ -97,12 +98,8 @@ class Completer:
             if goes_on is not None and not ray.get(goes_on):
                 raise GivenUpError
 
-    def _decide(self, item: int, segment: int) -> Decision:
-        try:
-            faults: list[Fault] = ray.get(self._job.progress.faults.remote())
-        except ray.exceptions.RayError:
-            return "go"  # the faults are lost; the job is not
-        return decide(faults, item, segment, self._node, self._job.chain)
+    def _decide(self, item: int) -> Decision:
+        return decide(known_health(self._job.progress).faults, item, self._node, self._job.chain)
 
     def _wait_for_the_end(self) -> NoReturn:
         """Keep a sick node from taking further rows until the chain of operators is given up."""
@@ -111,7 +108,7 @@ class Completer:
                 time.sleep(WAIT_S)
         raise GivenUpError
 
-    def _end_process(self, item: int, segment: int, name: str, error: Exception) -> NoReturn:
+    def _end_process(self, item: int, name: str, error: Exception) -> NoReturn:
         """End this process, whose GPU failed; Ray starts another one, and gives it the same row.
 
         An exception from `__init__` would end the job.
@@ -122,7 +119,6 @@ class Completer:
             address=ray.util.get_node_ip_address(),
             gpus=gpus,
             item=item,
-            segment=segment,
             name=name,
             reason=first_line(error),
             chain=self._job.chain,

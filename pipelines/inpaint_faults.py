@@ -2,11 +2,12 @@
 
 import logging
 from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple
+from contextlib import suppress
+from typing import Any, NamedTuple
 
 import ray
 
-from sttn_ray.catalog.faults import NO_ITEM, Fault, describe_faults, describe_sick, is_common, sick_nodes
+from sttn_ray.catalog.faults import NO_ITEM, Fault, Health, blame, describe_faults, describe_sick, is_common
 from sttn_ray.errors import ConfigError
 
 from .inpaint_steps import Pool
@@ -26,38 +27,45 @@ class Nodes(NamedTuple):
     avoided: frozenset[str] = frozenset()
 
 
-def known_faults(progress: ray.actor.ActorHandle) -> list[Fault]:
-    """All faults of a job so far."""
-    faults: list[Fault] = ray.get(progress.faults.remote())
-    return faults
+def known_health(progress: ray.actor.ActorHandle) -> Health:
+    """What a job knows of its GPUs; nothing where the process that counts is lost."""
+    with suppress(ray.exceptions.RayError):
+        found: Any = ray.get(progress.health.remote())
+        return Health(*found)
+    return Health([], set())
 
 
 def left_behind(faults: Sequence[Fault], chain: int, ended: Collection[int]) -> list[Fault]:
-    """The faults of a chain of operators at which segments were left, by the numbers of the videos that have ended."""
+    """The faults of a chain of operators at which videos were left, by the numbers of the videos that have ended."""
     return [fault for fault in faults if fault.chain == chain and fault.item != NO_ITEM and fault.item not in ended]
+
+
+def are_news(health: Health, nodes: Nodes) -> bool:
+    """Whether a chain of operators on these nodes is to be given up."""
+    return not blame(health.faults).nodes <= nodes.avoided or is_common(health)
 
 
 def next_nodes(
     before: Nodes,
-    progress: ray.actor.ActorHandle,
+    health: Health,
     left: Sequence[Fault],
-    choose: Callable[[set[str]], Pool],
+    choose: Callable[[Collection[str]], Pool],
     tell: Callable[[str], None],
 ) -> Nodes | str:
     """Where the next chain of operators works, which is told; or why there is none.
 
     Args:
         before: where the last one worked.
-        progress: of the job.
-        left: the faults of the segments that are left, where the last chain came to its end.
+        health: of the job's GPUs.
+        left: the faults of the videos that are left, where the last chain came to its end.
         choose: gives the pool where some nodes are avoided, or raises `ConfigError`.
         tell: is given lines.
     """
-    faults = known_faults(progress)
-    newly_sick = [text for node, text in describe_sick(faults).items() if node not in before.avoided]
-    if is_common(faults, ray.get(progress.working.remote())):
-        return "\n".join([COMMON, *describe_sick(faults).values()])
-    nodes = _choose(faults, left, choose)
+    sick = describe_sick(health.faults)
+    newly_sick = [text for node, text in sick.items() if node not in before.avoided]
+    if is_common(health):
+        return "\n".join([COMMON, *sick.values()])
+    nodes = _choose(health.faults, left, choose)
     if nodes is None and newly_sick:
         return "\n".join(["no node is left that could run the network:", *newly_sick])
     nodes = nodes or before
@@ -75,16 +83,16 @@ def next_nodes(
     return nodes
 
 
-def _choose(faults: Sequence[Fault], left: Sequence[Fault], choose: Callable[[set[str]], Pool]) -> Nodes | None:
-    """Without the nodes where segments were left, or where the first of them failed, or at least without those that are
+def _choose(faults: Sequence[Fault], left: Sequence[Fault], choose: Callable[[Collection[str]], Pool]) -> Nodes | None:
+    """Without the nodes where videos were left, or where the first of them failed, or at least without those that are
     sick; None where none remains.
     """
-    sick = sick_nodes(faults)
+    sick = blame(faults).nodes
     all_left = {fault.node for fault in left}
-    first = {f.node for f in faults if (f.item, f.segment) in [(one.item, one.segment) for one in left[:1]]}
+    first = {fault.node for fault in faults if left and fault.item == left[0].item}
     for avoided in (sick | all_left, sick | first, sick):
         try:
-            return Nodes(choose(avoided), frozenset(avoided))
+            return Nodes(choose(avoided), avoided)
         except ConfigError as error:
             log.debug("without the nodes %s: %s", avoided, error)
     return None
@@ -96,5 +104,5 @@ def _processes(nodes: Nodes) -> str:
 
 def tell_faults(progress: ray.actor.ActorHandle) -> None:
     """Say at a job's end which nodes had faults."""
-    for line in describe_faults(known_faults(progress)):
+    for line in describe_faults(known_health(progress).faults):
         log.warning("%s", line)

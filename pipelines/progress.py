@@ -11,7 +11,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from sttn_ray.catalog.faults import Fault
+from sttn_ray.catalog.faults import Fault, Health
 from sttn_ray.training.metrics import duration
 
 from .gauges import FrameStep, count_frames, show_videos
@@ -82,13 +82,9 @@ class Progress:
         """A process ends because its GPU failed."""
         self._faults.append(fault)
 
-    def faults(self) -> list[Fault]:
-        """All of the job, in their order."""
-        return self._faults
-
-    def working(self) -> set[str]:
-        """The nodes that have completed frames."""
-        return self._working
+    def health(self) -> Health:
+        """What is known of the job's GPUs."""
+        return Health(self._faults, self._working)
 
     def finish(self, item: int, status: str) -> None:
         """A video's, or a shard's, outcome; said twice it counts once."""

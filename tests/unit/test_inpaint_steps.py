@@ -13,7 +13,7 @@ from pipelines.inpaint_completer import Completer
 from pipelines.inpaint_outcomes import missing_outcomes
 from pipelines.inpaint_steps import Job, current_plan
 from sttn_ray.catalog.attempts import Place
-from sttn_ray.catalog.faults import NO_ITEM, Fault
+from sttn_ray.catalog.faults import NO_ITEM, Fault, Health
 from sttn_ray.catalog.items import Item
 from sttn_ray.catalog.manifest import manifest_row, write_manifest
 from sttn_ray.catalog.plan import Plan, input_stats
@@ -165,7 +165,7 @@ def test_a_chain_that_was_given_up_leaves_its_segment(item: Item, job: Job, monk
 
     told: list[int] = []
     monkeypatch.setattr(inpaint_completer, "complete_segment", complete)
-    progress = Answering(monkeypatch, faults=[], complete=True)
+    progress = Answering(monkeypatch, health=Health([], set()), complete=True)
     completer = make_completer(job._replace(progress=progress), monkeypatch)
     row = {"outcomes": "", "output_name": item.output, "segment": 1, "plan_hash": plan.plan_hash, "item": 0}
     assert completer(dict(row))["samples"] == [b""] * 10
@@ -198,28 +198,28 @@ def test_a_process_whose_gpu_fails_ends_and_says_nothing_against_the_video(
 
     monkeypatch.setattr(inpaint_completer, "complete_segment", complete)
     monkeypatch.setattr(inpaint_completer.os, "_exit", exit_process)
-    progress = Answering(monkeypatch, faults=[], fail=None, goes_on=False)
+    progress = Answering(monkeypatch, health=Health([], set()), fail=None, goes_on=False)
     completer = make_completer(job._replace(progress=progress, chain=4), monkeypatch)
     row = {"outcomes": "", "output_name": item.output, "segment": 1, "plan_hash": plan.plan_hash, "item": 7}
     with pytest.raises(Ended, match="1"):
         completer(dict(row))
     ((_, fault),) = progress.asked("fail")
     reason = "CUDA error: an illegal memory access was encountered"
-    assert fault == Fault("node", "192.0.2.7", "0, 1", 7, 1, "segment 1 of film", reason, 4)
+    assert fault == Fault("node", "192.0.2.7", "0, 1", 7, "segment 1 of film", reason, 4)
     assert list(item_dir.path.glob("attempts-*")) == []
     assert item_dir.read_outcome() is None
 
     # What Ray then gives its successor is left, and so is all once the node is sick.
     for faults in ([fault], [fault._replace(item=n) for n in range(3)]):
-        progress.answers["faults"] = faults
+        progress.answers["health"] = Health(faults, set())
         assert completer(dict(row)) == row | {"plan_hash": ""}
     assert len(progress.asked("fail")) == 1
     assert len(progress.asked("goes_on")) == 1  # the sick node waits for the end of its chain
 
     # Memory that is short is no fault of the GPU, nor is a segment that fails everywhere.
-    progress.answers["faults"] = [fault._replace(node="another"), fault._replace(chain=3)]
+    progress.answers["health"] = Health([fault._replace(node="another"), fault._replace(chain=3)], set())
     assert "not a GPU" in completer(dict(row))["outcomes"]
-    progress.answers["faults"] = []
+    progress.answers["health"] = Health([], set())
     error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
     item_dir.clear_outcome()
     assert "CUDA out of memory" in completer(dict(row))["outcomes"]
@@ -240,16 +240,15 @@ def test_a_process_that_finds_no_gpu_ends_and_an_error_of_ours_is_raised(
 
     monkeypatch.setattr(inpaint_completer, "start_engine", start_engine)
     monkeypatch.setattr(inpaint_completer.os, "_exit", exit_process)
-    progress = Answering(monkeypatch, faults=[], fail=None, generator=None)
-    job = job._replace(progress=progress)
-    monkeypatch.setattr(inpaint_completer.ray, "get_runtime_context", runtime_context)
+    progress = Answering(monkeypatch, health=Health([], set()), fail=None, generator=None)
+    job = make_completer(job._replace(progress=progress), monkeypatch)._job
     with pytest.raises(Ended):
         Completer("generator", job, 1)  # type: ignore[arg-type]
     ((_, fault),) = progress.asked("fail")
     assert (fault.item, fault.name, fault.reason) == (NO_ITEM, "its start", text)
-    progress.answers["faults"] = [fault] * 3
+    progress.answers["health"] = Health([fault] * 3, set())
     Completer("generator", job, 1)  # type: ignore[arg-type]  # it touches no GPU
-    progress.answers["faults"] = []
+    progress.answers["health"] = Health([], set())
     error = TypeError("a fault of ours")
     with pytest.raises(TypeError):
         Completer("generator", job, 1)  # type: ignore[arg-type]

@@ -66,5 +66,5 @@ def test_a_chain_that_was_given_up_counts_no_more() -> None:
     assert not counts.goes_on(0)
     assert not counts.complete(20, 0, "b")
     assert counts.complete(5, 1, "c")
-    assert counts.working() == {"a", "c"}
+    assert counts.health() == ([], {"a", "c"})
     assert counts.counts() == {"planned": 100, "completed": 35, "encoded": 30, "seen": 1}
