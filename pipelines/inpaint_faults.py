@@ -72,13 +72,14 @@ def next_nodes(
     for text in newly_sick:
         tell(text)
     if left:
-        tell(f"going on with what GPUs failed at, with {_processes(nodes)}")
+        size = nodes.pool.size
+        tell(f"going on with what GPUs failed at, with {size} process{'es'[: 2 * (size != 1)]}")
     else:
         change = "lost nodes" if nodes.pool.size < before.pool.size else "got nodes"
         reason = "a node gets no more work" if newly_sick else f"the cluster has {change}"
         tell(
-            f"{reason}: going on with {nodes.pool.size} instead of {_processes(before)}; what those were busy with is "
-            "begun again"
+            f"{reason}: going on with {nodes.pool.size} instead of {before.pool.size} processes; what those were busy "
+            "with is begun again"
         )
     return nodes
 
@@ -96,10 +97,6 @@ def _choose(faults: Sequence[Fault], left: Sequence[Fault], choose: Callable[[Co
         except ConfigError as error:
             log.debug("without the nodes %s: %s", avoided, error)
     return None
-
-
-def _processes(nodes: Nodes) -> str:
-    return f"{nodes.pool.size} process{'es'[: 2 * (nodes.pool.size != 1)]}"
 
 
 def tell_faults(progress: ray.actor.ActorHandle) -> None:
