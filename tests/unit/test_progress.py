@@ -1,6 +1,7 @@
 from typing import Any
 
 import pytest
+import ray
 
 from pipelines import progress
 from pipelines.progress import Progress, ProgressLine
@@ -68,3 +69,11 @@ def test_a_chain_that_was_given_up_counts_no_more() -> None:
     assert counts.complete(5, 1, "c")
     assert counts.health() == ([], {"a", "c"})
     assert counts.counts() == {"planned": 100, "completed": 35, "encoded": 30, "seen": 1}
+
+
+def test_all_operators_of_a_chain_avoid_some_nodes_and_those_of_the_next_one_none() -> None:
+    options = ray.data.DataContext.get_current().execution_options
+    progress.prepare_data({"b", "a"})
+    assert options.label_selector == {"ray.io/node-id": "!in(a,b)"}
+    progress.prepare_data()
+    assert options.label_selector is None
