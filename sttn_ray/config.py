@@ -318,7 +318,11 @@ class InpaintSection(Section):
         None, ge=1, description="only draw so many videos, before and after, with a grid of pixels, and end"
     )
     max_error_fraction: float = Field(
-        1.0, ge=0, le=1, description="share of the videos that may fail before the job stops with a table of reasons"
+        0.5,
+        ge=0,
+        le=1,
+        description="share of the videos that may fail before the job stops with a table of reasons; it counts once "
+        "more than ten failed, but 0 stops at the first",
     )
     max_hours: float | None = Field(
         None, gt=0, description="after which no further segment is begun; the same command goes on; default: no limit"

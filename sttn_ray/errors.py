@@ -55,6 +55,10 @@ class PoisonError(SttnError):
     """What was worked on took its process with it, each time that it was tried."""
 
 
+class DeviceError(SttnError):
+    """A GPU fails, on every node that tries it, at one part of a video."""
+
+
 class StorageError(SttnError):
     """An output, a record or a work file cannot be written or is not what was written."""
 
