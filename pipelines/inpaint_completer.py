@@ -12,6 +12,7 @@ from sttn_ray.catalog.complete import complete_segment, start_engine
 from sttn_ray.catalog.faults import NO_ITEM, Decision, Fault, decide
 from sttn_ray.catalog.records import ItemDir
 from sttn_ray.completion.device import first_line, is_device_fault, is_out_of_memory
+from sttn_ray.errors import DeviceError
 from sttn_ray.memory import give_back_memory
 
 from .gauges import busy, timed
@@ -41,8 +42,8 @@ class Completer:
         try:
             self._engine = start_engine(ray.get(generator), job.settings, threads=threads)
         except Exception as error:
-            # Memory that is short here is taken by others.
-            if is_device_fault(error) or is_out_of_memory(error):
+            # Memory that is short here is taken by others; a `DeviceError` is of a device that computes wrong numbers.
+            if is_device_fault(error) or is_out_of_memory(error) or isinstance(error, DeviceError):
                 self._end_process(NO_ITEM, "its start", error)
             raise
 

@@ -43,10 +43,6 @@ class CheckpointError(SttnError):
     """A checkpoint cannot be read, or does not fit the network."""
 
 
-class DeviceError(SttnError):
-    """A device is not there, is broken, or computes wrong numbers."""
-
-
 class TrialError(SttnError):
     """A trial of a sweep was not trained to its end, or cannot be judged."""
 
@@ -56,7 +52,7 @@ class PoisonError(SttnError):
 
 
 class DeviceError(SttnError):
-    """A GPU fails, on every node that tries it, at one part of a video."""
+    """A device computes wrong numbers or has too little memory, or GPUs fail at a video on each node that tries it."""
 
 
 class StorageError(SttnError):

@@ -21,10 +21,12 @@ from torch import Tensor
 
 from sttn_ray.completion import schedule as windows
 from sttn_ray.completion.compositing import SAMPLE_TYPE, holes_by_plane, sample_scale
+from sttn_ray.completion.device import first_line, is_out_of_memory
 from sttn_ray.completion.pictures import Scaler, to_planes, to_rgb, upload
 from sttn_ray.completion.regions import Region, find_regions
 from sttn_ray.completion.schedule import Schedule, Shot
 from sttn_ray.completion.shots import LOOKAHEAD, ShotFinder
+from sttn_ray.errors import DeviceError
 from sttn_ray.masks.hole import Box, Hole
 from sttn_ray.model.generator import Generator
 from sttn_ray.model.precision import DTYPES, Precision
@@ -109,7 +111,7 @@ class Engine:
             color: of all frames.
 
         Raises:
-            torch.OutOfMemoryError: not even one frame at a time fits into the device's memory.
+            DeviceError: not even one frame at a time fits into the device's memory.
         """
         first, last = self.read_range(start, stop, num_frames)
         reach = self.schedule.reach(num_frames)
@@ -191,21 +193,27 @@ class Engine:
             (num_outputs, 3, height, width) in [0, 1], float32, at the network's size, on the device.
 
         Raises:
-            torch.OutOfMemoryError: not even one frame at a time fits.
+            DeviceError: not even one frame at a time fits.
         """
         while True:
             try:
                 return self._predict(region, frames, num_outputs, color, memory)
-            except torch.OutOfMemoryError:
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
                 at_once = min(self.frames_at_once or len(frames), len(frames))
                 if at_once == 1:
-                    raise
+                    width, height = self.model_size
+                    raise DeviceError(
+                        f"the memory of {self.device} is too short for a window of {len(frames)} frames of "
+                        f"{width}x{height}, one at a time ({first_line(error)}); free it of other processes, raise "
+                        "run.gpus_per_actor, or take a smaller inpaint.num_references"
+                    ) from error
             # Not in the handler, where the exception keeps what was computed so far.
             if self.frames_at_once is None:
                 log.warning(
                     "the memory of %s is short: fewer than %d frames of a window go through the network together from "
-                    "now on, which is slower; lower run.gpus_per_actor's share, or take inpaint.references=nearest, "
-                    "to avoid it",
+                    "now on, which is slower; a larger run.gpus_per_actor, or inpaint.references=nearest, avoids it",
                     self.device,
                     at_once,
                 )

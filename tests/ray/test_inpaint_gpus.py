@@ -91,7 +91,7 @@ def test_a_sick_node_is_named_and_gets_no_more_work_and_all_is_done(
     assert set(statuses(tmp_path / "out").values()) == {"done"}
     calls = sickness.calls()
     assert [what for node, what in calls if node == other] == ["fails"] * 3
-    (told,) = (text for text in caplog.messages if "gets no more work: its GPU failed 3 times" in text)
+    (told,) = (text for text in caplog.messages if "gets no more work: its device failed 3 times" in text)
     assert other in told
     assert "an illegal memory access was encountered; look at `nvidia-smi`" in told
     assert f"({other}): 3 faults" in caplog.text
@@ -116,7 +116,8 @@ def test_a_node_without_its_gpu_is_named_too(
     assert run(catalog, tmp_path / "out", checkpoint) == 0
     assert set(statuses(tmp_path / "out").values()) == {"done"}
     assert [what for node, what in sickness.calls() if node == other] == ["starts"] * 3
-    (told,) = (text for text in caplog.messages if "gets no more work: its GPU failed 3 times (at its start)" in text)
+    wanted = "gets no more work: its device failed 3 times (at its start)"
+    (told,) = (text for text in caplog.messages if wanted in text)
     assert other in told
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sttn_ray.completion.compositing import paste_samples
 from sttn_ray.completion.engine import Engine, SourceFrame, pack_samples
 from sttn_ray.completion.schedule import Schedule
+from sttn_ray.errors import DeviceError
 from sttn_ray.masks.hole import Hole, make_hole
 from sttn_ray.model.generator import Generator, GeneratorConfig
 from sttn_ray.model.precision import fastest_precision
@@ -243,7 +244,9 @@ def test_where_memory_is_short_fewer_frames_go_through_together(caplog: pytest.L
 def test_memory_too_short_for_one_frame_is_an_error() -> None:
     engine = make_engine.__wrapped__()
     short_of_memory(engine, 0)
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(
+        DeviceError, match=r"too short for a window of \d+ frames of 96x96, one at a time \(CUDA out of"
+    ):
         complete(make_frames(12, draw_static), engine=engine)
 
 
