@@ -133,8 +133,8 @@ def _describe(node: str, faults: Sequence[Fault]) -> str:
     busy_with = "; ".join(dict.fromkeys(fault.name for fault in own))
     device = f"its GPU {gpus}" if gpus else "its device"
     return (
-        f"node {own[-1].address} ({node}) gets no more work: {device} failed {len(own)} times (at {busy_with}), the last "
-        f"time: {own[-1].reason}; look at `nvidia-smi` and at `dmesg` (NVRM, Xid) "
+        f"node {own[-1].address} ({node}) gets no more work: {device} failed {len(own)} times (at {busy_with}), the "
+        f"last time: {own[-1].reason}; look at `nvidia-smi` and at `dmesg` (NVRM, Xid) "
         "there, reset or replace the GPU, or leave it out (CUDA_VISIBLE_DEVICES), and start Ray on the node anew: then "
         "it gets work again"
     )
