@@ -21,13 +21,14 @@ from numpy.typing import NDArray
 from benchmarks import plain
 from benchmarks.record import interleaved, parse_arguments, ratio, write_result
 from sttn_ray.completion import schedule as windows
-from sttn_ray.completion.engine import Engine, SourceFrame
-from sttn_ray.completion.regions import Box, find_regions
+from sttn_ray.completion.engine import Engine, Memory, SourceFrame
+from sttn_ray.completion.pictures import to_planes
+from sttn_ray.completion.regions import find_regions
 from sttn_ray.completion.schedule import Schedule, Shot
 from sttn_ray.masks.hole import make_hole
 from sttn_ray.model.generator import PRESETS, Generator
 from sttn_ray.model.precision import Precision, fastest_precision
-from sttn_ray.video.color import Planes, color_format, rgb_to_planes
+from sttn_ray.video.color import Planes, color_format
 from sttn_ray.video.write import read_pictures
 
 WIDTH, HEIGHT, NUM_FRAMES, CENTER = 432, 240, 80, 40
@@ -144,21 +145,21 @@ def _engine_window(
     source = {}
     for n in [*neighbors, *references]:
         planes: Planes = [
-            np.clip(np.rint(plane), 0, 255).astype(np.uint8)
-            for plane in rgb_to_planes(pictures[n].astype(np.float32) / 255, COLOR)
+            plane.round().clamp(0, 255).byte().numpy()
+            for plane in to_planes(torch.from_numpy(pictures[n]).permute(2, 0, 1) / 255, COLOR)
         ]
         hole = make_hole(masks[n], dilation_px=0, feather_px=0, chroma_step=(1, 1))
         source[n] = SourceFrame(n, planes, hole)
     union = np.asarray(masks[neighbors].any(0))
     (region,) = find_regions(union, engine.model_size)
-    features: dict[tuple[Box, int], torch.Tensor] = {}
+    memory: Memory = {}
     frames = [source[n] for n in [*neighbors, *references]]
-    engine.predict(region, frames, len(neighbors), COLOR, features)
+    engine.predict(region, frames, len(neighbors), COLOR, memory)
 
     def run() -> NDArray[np.float32]:
         for n in neighbors[: schedule.window_stride]:
-            del features[region.box, n]
-        predicted = engine.predict(region, frames, len(neighbors), COLOR, features)
+            del memory[region.box, n]
+        predicted = engine.predict(region, frames, len(neighbors), COLOR, memory).permute(0, 2, 3, 1).cpu().numpy()
         return np.clip(predicted[masks[neighbors]], 0, 1)
 
     return run

@@ -32,6 +32,7 @@ from benchmarks.clips import cut_clips, videos_in
 from benchmarks.memory import PeakMemory
 from benchmarks.record import interleaved, parse_arguments, ratio, write_result
 from pipelines import inpaint
+from pipelines.inpaint_faults import Nodes
 from pipelines.progress import start_progress
 from sttn_ray import cluster
 from sttn_ray.catalog.complete import complete_segment
@@ -136,7 +137,7 @@ def _run_job(
     job = inpaint.Job(settings, str(output), start_progress(), None)
     first, records = _Start(job.progress), _Records(output, items)
     with _polling(first.look, records.look):
-        rows = inpaint.build(list(enumerate(items)), job, generator, _pool(settings, threads))
+        rows = inpaint.build(list(enumerate(items)), job, generator, Nodes(_pool(settings, threads)))
         ended = [item for row in rows.iter_rows() for item in unpack_outcomes(row["outcomes"])]
         end = time.perf_counter()
     assert len(ended) == len(clips)
@@ -222,7 +223,7 @@ def _job_memory(item: Item, output: Path, threads: int) -> PeakMemory:
     job = inpaint.Job(settings, str(output), start_progress(), None)
     peak = PeakMemory()
     with peak:
-        rows = inpaint.build([(0, item)], job, _generator("small"), _pool(settings, threads))
+        rows = inpaint.build([(0, item)], job, _generator("small"), Nodes(_pool(settings, threads)))
         assert any('"done"' in row["outcomes"] for row in rows.iter_rows())
     return peak
 

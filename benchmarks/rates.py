@@ -80,7 +80,9 @@ class FreeNetwork(nn.Module):
     def encode(self, frames: Tensor) -> Tensor:
         return frames[:, :1, ::4, ::4]
 
-    def transform(self, features: Tensor, masks: Tensor, *, num_queries: int) -> Tensor:
+    def transform(
+        self, features: Tensor, masks: Tensor, *, num_queries: int, frames_at_once: int | None = None
+    ) -> Tensor:
         return features[:num_queries]
 
     def decode(self, features: Tensor) -> Tensor:

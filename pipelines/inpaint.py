@@ -17,7 +17,8 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -43,6 +44,7 @@ from sttn_ray.program import run_program
 from sttn_ray.storage import file_sha256
 
 from .inpaint_completer import Completer
+from .inpaint_faults import Nodes, are_news, known_health, left_behind, next_nodes, tell_faults
 from .inpaint_nodes import NodesChangedError, NodeWatch
 from .inpaint_outcomes import collect, keep_manifest, missing_outcomes, report, report_stop
 from .inpaint_preview import dry_run, write_preview
@@ -127,6 +129,7 @@ def run(experiment: Experiment, *, is_dry: bool = False) -> int:
     except StorageError as error:
         log.error("the manifest was not written, though videos were done: %s; the same command writes it", error)
         return 1
+    tell_faults(job.progress)
     if stopped is not None:
         return report_stop(stopped, manifest)
     return report(outcomes.values(), manifest, time.monotonic() - start)
@@ -143,35 +146,41 @@ def _work(
 ) -> tuple[Iterator[Row], str | None]:
     """Do all that has no outcome; returns the rows that are left, and why they are, or None.
 
-    Where the cluster loses nodes for good, or gets some, the chain of operators is built anew for another pool.
+    Where the cluster loses nodes for good, or gets some, or GPUs fail, the chain of operators is built anew for what is
+    left, on the nodes that then get work.
     """
-    fitting = pool
+    nodes = Nodes(pool)
+
+    def choose(avoided: Collection[str]) -> Pool:
+        return _choose_pool(experiment, job.settings, takes_fewer=True, avoided=avoided)
 
     def count() -> int:
-        nonlocal fitting
         if experiment.run.autoscaling:  # Ray Data itself makes more and fewer
-            return fitting.size
+            return nodes.pool.size
         try:
-            fitting = _choose_pool(experiment, job.settings, takes_fewer=True)
+            return choose(nodes.avoided).size
         except ConfigError:
             return 0  # no node has room for a process and a task of video
-        return fitting.size
+
+    def falls_sick() -> bool:
+        return are_news(known_health(job.progress), nodes)
 
     fraction = experiment.inpaint.max_error_fraction
     with ProgressLine(job.progress, num_items=len(items), interval_s=experiment.run.log_interval_s) as line:
         while numbered := [(n, item) for n, item in enumerate(items) if n not in outcomes]:
-            try:
-                with NodeWatch(pool.size, count) as watch:
-                    rows = watch.rows(build(numbered, job, generator, pool))
-                    return rows, collect(rows, items, outcomes, fraction, tell=line.tell, keep=keep)
-            except NodesChangedError:
-                change = "lost" if fitting.size < pool.size else "got"
-                line.tell(
-                    f"the cluster has {change} nodes: going on with {fitting.size} instead of {pool.size} processes; "
-                    "what those were busy with is begun again"
-                )
-                pool, job = fitting, job._replace(chain=job.chain + 1)
-                job.progress.begin_again.remote(job.chain)
+            left = []
+            with suppress(NodesChangedError), NodeWatch(nodes.pool.size, count, falls_sick) as watch:
+                rows = watch.rows(build(numbered, job, generator, nodes))
+                stopped = collect(rows, items, outcomes, fraction, tell=line.tell, keep=keep)
+                left = left_behind(known_health(job.progress).faults, job.chain, outcomes)
+                if stopped is not None or not left:
+                    return rows, stopped
+            job = job._replace(chain=job.chain + 1)
+            job.progress.begin_again.remote(job.chain)
+            following = next_nodes(nodes, known_health(job.progress), left, choose, line.tell)
+            if isinstance(following, str):
+                return iter(()), following
+            nodes = following
     return iter(()), None
 
 
@@ -179,7 +188,9 @@ def _choose_device(experiment: Experiment) -> str:
     return cluster.choose_device(experiment.run.device, can_grow=experiment.run.autoscaling)
 
 
-def _choose_pool(experiment: Experiment, settings: Settings, *, takes_fewer: bool = False) -> Pool:
+def _choose_pool(
+    experiment: Experiment, settings: Settings, *, takes_fewer: bool = False, avoided: Collection[str] = ()
+) -> Pool:
     options = experiment.run
     video_cpus = cluster.choose_video_cpus(settings.encoder_threads, options.actor_cpus)
     min_size, size = cluster.choose_num_actors(
@@ -190,6 +201,7 @@ def _choose_pool(experiment: Experiment, settings: Settings, *, takes_fewer: boo
         gpus_per_actor=options.gpus_per_actor,
         can_grow=options.autoscaling,
         takes_fewer=takes_fewer,
+        avoided=avoided,
     )
     gpus = options.gpus_per_actor if settings.device == "cuda" else None
     return Pool(size=size, min_size=min_size, cpus=options.actor_cpus, gpus=gpus, video_cpus=video_cpus)
@@ -264,9 +276,10 @@ def make_settings(experiment: Experiment, device: str, checkpoint_sha256: str) -
     )
 
 
-def build(items: Sequence[tuple[int, Item]], job: Job, generator: Generator, pool: Pool) -> ray.data.Dataset:
+def build(items: Sequence[tuple[int, Item]], job: Job, generator: Generator, nodes: Nodes) -> ray.data.Dataset:
     """The chain of operators for numbered items; its rows are segments and, where a video ends, the video's outcome."""
-    prepare_data()
+    prepare_data(nodes.avoided)
+    pool = nodes.pool
     numbered = [(n, item.as_dict()) for n, item in items]
     at_once = min(MAX_ITEMS_A_TASK, 1 + len(items) // MAX_SINGLE_ITEMS)
     rows = [{"items": json.dumps(numbered[n : n + at_once])} for n in range(0, len(items), at_once)]

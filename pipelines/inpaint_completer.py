@@ -1,20 +1,26 @@
 """The operator of `pipelines.inpaint` that runs the network."""
 
+import os
 import time
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
 import ray
 
 from sttn_ray.catalog.attempts import attempt
 from sttn_ray.catalog.complete import complete_segment, start_engine
+from sttn_ray.catalog.faults import NO_ITEM, Decision, Fault, decide
 from sttn_ray.catalog.records import ItemDir
+from sttn_ray.completion.device import first_line, is_device_fault, is_out_of_memory
+from sttn_ray.errors import DeviceError
 from sttn_ray.memory import give_back_memory
 
 from .gauges import busy, timed
+from .inpaint_faults import known_health
 from .inpaint_steps import NOT_BEGUN, Job, current_plan, end_segment, ended, this_place
 
 Row = dict[str, Any]
+WAIT_S = 1.0
 
 
 class GivenUpError(Exception):
@@ -29,8 +35,17 @@ class Completer:
     """
 
     def __init__(self, generator: ray.ObjectRef, job: Job, threads: int) -> None:
-        self._engine, self._job = start_engine(ray.get(generator), job.settings, threads=threads), job
+        self._job, self._node = job, ray.get_runtime_context().get_node_id()
         self._goes_on: ray.ObjectRef | None = None
+        if self._decide(NO_ITEM) == "wait":
+            return  # Ray starts it again where it ended; it will wait with its first row
+        try:
+            self._engine = start_engine(ray.get(generator), job.settings, threads=threads)
+        except Exception as error:
+            # Memory that is short here is taken by others; a `DeviceError` is of a device that computes wrong numbers.
+            if is_device_fault(error) or is_out_of_memory(error) or isinstance(error, DeviceError):
+                self._end_process(NO_ITEM, "its start", error)
+            raise
 
     def __call__(self, row: Row) -> Row:
         if row["outcomes"]:
@@ -46,6 +61,11 @@ class Completer:
                 return row | {"plan_hash": ""}
             if item_dir.read_segment(row["segment"], plan.plan_hash) is not None:
                 return row  # Ray runs a task again whose result was lost with its node
+            decision = self._decide(row["item"])
+            if decision == "wait":
+                self._wait_for_the_end()
+            if decision == "leave":
+                return row | {"plan_hash": ""}
             with (
                 attempt(item_dir, f"complete-{row['segment']:05d}", this_place(self._job.chain)),
                 busy(),
@@ -57,11 +77,14 @@ class Completer:
         except GivenUpError:
             return row | {"plan_hash": ""}
         except Exception as error:  # noqa: BLE001 -- this operator's one boundary
+            if is_device_fault(error):
+                name = f"segment {row['segment']} of {row['output_name']}"
+                self._end_process(row["item"], name, error)
             return row | ended(row["item"], end_segment(item_dir, row["item"], "complete", error, plan, self._job))
         finally:
             give_back_memory()
         completion = {
-            "node": ray.get_runtime_context().get_node_id(),
+            "node": self._node,
             "began_s": began_s,
             "seconds": time.time() - began_s,
         }
@@ -70,7 +93,37 @@ class Completer:
     def _count_completed(self, frames: int) -> None:
         # Ray cancels no method of an actor that runs, so a process would finish what it has, and hold its CPUs for it.
         # The answer to the message before is there already.
-        goes_on, self._goes_on = self._goes_on, self._job.progress.complete.remote(frames, self._job.chain)
+        goes_on = self._goes_on
+        self._goes_on = self._job.progress.complete.remote(frames, self._job.chain, self._node)
         with suppress(ray.exceptions.RayError):  # the counts are lost; the job is not
             if goes_on is not None and not ray.get(goes_on):
                 raise GivenUpError
+
+    def _decide(self, item: int) -> Decision:
+        return decide(known_health(self._job.progress).faults, item, self._node, self._job.chain)
+
+    def _wait_for_the_end(self) -> NoReturn:
+        """Keep a sick node from taking further rows until the chain of operators is given up."""
+        with suppress(ray.exceptions.RayError):  # the whole job has ended
+            while ray.get(self._job.progress.goes_on.remote(self._job.chain)):
+                time.sleep(WAIT_S)
+        raise GivenUpError
+
+    def _end_process(self, item: int, name: str, error: Exception) -> NoReturn:
+        """End this process, whose GPU failed; Ray starts another one, and gives it the same row.
+
+        An exception from `__init__` would end the job.
+        """
+        gpus = ", ".join(ray.get_runtime_context().get_accelerator_ids().get("GPU", []))
+        fault = Fault(
+            node=self._node,
+            address=ray.util.get_node_ip_address(),
+            gpus=gpus,
+            item=item,
+            name=name,
+            reason=first_line(error),
+            chain=self._job.chain,
+        )
+        with suppress(ray.exceptions.RayError):
+            ray.get(self._job.progress.fail.remote(fault))
+        os._exit(1)

@@ -1,7 +1,8 @@
 """Nodes that a job loses for good, or gets: how many processes the cluster carries is looked at while it works.
 
 Ray places the processes of a lost node anew wherever a CPU gets free, until no task of video fits any node, and what
-those that fit nowhere were busy with waits for them. So the chain of operators is built anew, for what is not done.
+those that fit nowhere were busy with waits for them. So the chain of operators is built anew, for what is not done. So
+it is where the GPU of a node fails again and again (`sttn_ray.catalog.faults`).
 """
 
 import _thread
@@ -26,7 +27,7 @@ CHECK_INTERVAL_S = 10.0
 
 
 class NodesChangedError(BaseException):
-    """The cluster carries another number of processes than the job has, and has for some time.
+    """The cluster carries another number of processes than the job has, and has for some time; or a node fell sick.
 
     No `Exception`: Ray would take it for a fault of its own, and print it.
     """
@@ -38,10 +39,11 @@ class NodeWatch:
     Args:
         size: processes of the job.
         count: gives how many the cluster carries now. With 0 nothing can be done but to wait for nodes.
+        falls_sick: tells whether a node is to get no more work from now on.
     """
 
-    def __init__(self, size: int, count: Callable[[], int]) -> None:
-        self._size, self._count = size, count
+    def __init__(self, size: int, count: Callable[[], int], falls_sick: Callable[[], bool] = lambda: False) -> None:
+        self._size, self._count, self._falls_sick = size, count, falls_sick
         self._found = size
         self._fewer_s = self._more_s = 0.0
         self._is_wrong = self._is_waiting = False
@@ -100,16 +102,17 @@ class NodeWatch:
                 _thread.interrupt_main(signal.SIGUSR1)
 
     def _look(self) -> None:
-        before, self._found = self._found, self._carried()
+        before, self._found = self._found, self._asked(self._count, self._found)
         if self._found == 0 and before > 0:
             log.warning("no node has room for a process beside video now: the job waits for nodes")
         self._fewer_s = self._fewer_s + CHECK_INTERVAL_S if 0 < self._found < self._size else 0.0
         self._more_s = self._more_s + CHECK_INTERVAL_S if self._found > self._size else 0.0
         self._is_wrong = self._fewer_s >= FEWER_AFTER_S or self._more_s >= MORE_AFTER_S
+        self._is_wrong = self._is_wrong or self._asked(self._falls_sick, False)
 
-    def _carried(self) -> int:
+    def _asked(self, ask: Callable[[], T], before: T) -> T:
         try:
-            return self._count()
+            return ask()
         except Exception as error:  # noqa: BLE001 -- Ray, asked while a cluster changes; it is asked again
             log.debug("the cluster could not be asked: %s", error)
-            return self._found
+            return before

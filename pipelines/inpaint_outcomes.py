@@ -31,6 +31,8 @@ Row = dict[str, Any]
 RECORDS_AT_ONCE = 32  # a request each, where they lie in a store
 # A job of days is looked at while it runs, and its driver may be lost.
 MANIFEST_INTERVAL_S = 300.0
+# So many failures are no sign of a catalog, a disk or a key that is bad as a whole: a small catalog is tried in full.
+FEW_FAILURES = 10
 
 
 def collect(
@@ -64,7 +66,7 @@ def collect(
                 failed.append(outcome)
                 tell(_failure(items[number], outcome))
         # Not only at the end: of a hundred thousand files that would be days later.
-        if len(failed) > max_error_fraction * len(items):
+        if len(outcomes) < len(items) and are_too_many(len(failed), len(items), max_error_fraction):
             title = (
                 f"{len(failed)} of {len(items)} videos failed, more than inpaint.max_error_fraction="
                 f"{max_error_fraction:g} allows; the others were left:"
@@ -74,6 +76,12 @@ def collect(
             keep()
             due_s = time.monotonic() + MANIFEST_INTERVAL_S
     return None
+
+
+def are_too_many(num_failed: int, num_items: int, max_error_fraction: float) -> bool:
+    """Whether so many failures of so many videos are to stop a job; a fraction of 0 allows none."""
+    allowed = max(FEW_FAILURES, max_error_fraction * num_items) if max_error_fraction else 0
+    return num_failed > allowed
 
 
 def _failure(item: Item, outcome: Row) -> str:

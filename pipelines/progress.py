@@ -5,11 +5,13 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Collection
 from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from sttn_ray.catalog.faults import Fault, Health
 from sttn_ray.training.metrics import duration
 
 from .gauges import FrameStep, count_frames, show_videos
@@ -20,14 +22,17 @@ BAR_WIDTH = 24
 # Ray Data gives up after half an hour in which no task ends. A segment of 250 frames takes the full-size network longer
 # than that on two cores, and a two-hour film is one task of the index.
 NO_PROGRESS_TIMEOUT_S = 24 * 3600
+NODE_ID_LABEL = "ray.io/node-id"  # Ray gives it to every node
 
 
-def prepare_data() -> None:
-    """Set Ray Data up for our pipelines, before a dataset is built."""
+def prepare_data(avoided: Collection[str] = ()) -> None:
+    """Set Ray Data up for our pipelines, before a dataset is built: on all nodes but those avoided."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # ours counts frames, Ray's counts blocks
     context.print_on_execution_start = False
     context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
+    options = context.execution_options
+    options.label_selector = {NODE_ID_LABEL: f"!in({','.join(sorted(avoided))})"} if avoided else None
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
@@ -41,6 +46,8 @@ class Progress:
         self._items: dict[int, str] = {}
         self._planned: set[int] = set()
         self._chain = 0
+        self._faults: list[Fault] = []
+        self._working: set[str] = set()
 
     def plan(self, item: int, frames: int) -> None:
         """A video's frames, before the first one is done; said twice they count once."""
@@ -59,12 +66,25 @@ class Progress:
         self._chain = chain
         self._frames["completed"] = self._frames.get("encoded", 0)
 
-    def complete(self, frames: int, chain: int) -> bool:
-        """Frames that a chain of operators has completed; returns whether it goes on, or was given up."""
-        goes_on = chain >= self._chain  # a process may be faster than `begin_again`
+    def goes_on(self, chain: int) -> bool:
+        """Whether a chain of operators goes on, or was given up."""
+        return chain >= self._chain  # a process may be faster than `begin_again`
+
+    def complete(self, frames: int, chain: int, node: str) -> bool:
+        """Frames that a chain of operators has completed on a node; returns whether it goes on."""
+        goes_on = self.goes_on(chain)
         if goes_on:
             self.add("completed", frames)
+            self._working.add(node)
         return goes_on
+
+    def fail(self, fault: Fault) -> None:
+        """A process ends because its GPU failed."""
+        self._faults.append(fault)
+
+    def health(self) -> Health:
+        """What is known of the job's GPUs."""
+        return Health(self._faults, self._working)
 
     def finish(self, item: int, status: str) -> None:
         """A video's, or a shard's, outcome; said twice it counts once."""

@@ -5,7 +5,7 @@ import logging
 import math
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import ray
@@ -239,6 +239,7 @@ def choose_num_actors(
     gpus_per_actor: float = 1,
     can_grow: bool = False,
     takes_fewer: bool = False,
+    avoided: Collection[str] = (),
 ) -> tuple[int, int]:
     """How few and how many processes run the network: one a GPU or a share of it, or what CPUs carry beside video.
 
@@ -252,16 +253,22 @@ def choose_num_actors(
         gpus_per_actor: of each, at most 1.
         can_grow: whether nodes that the cluster does not have yet will be started.
         takes_fewer: whether as many as are carried will do instead of those asked for, at least one.
+        avoided: ids of nodes that get no work.
 
     Raises:
         ConfigError: the cluster cannot carry it, and will not grow. Ray would wait for ever.
     """
-    found = [node["Resources"] for node in ray.nodes() if node["Alive"] and _answers(node)]
-    if not found:
-        raise ConfigError("no node of the Ray cluster answers; look at `ray status`, and start it anew")
+    found = [
+        node["Resources"]
+        for node in ray.nodes()
+        if node["Alive"] and node.get("NodeID") not in avoided and _answers(node)
+    ]
+    if not found and not (can_grow and avoided):
+        others = " but those that get no work" if avoided else ""
+        raise ConfigError(f"no node of the Ray cluster{others} answers; look at `ray status`, and start it anew")
     nodes = [(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in found]
-    cpus, gpus = (sum(column) for column in zip(*nodes, strict=True))
-    largest = max(node_cpus for node_cpus, _ in nodes)
+    cpus, gpus = sum(node_cpus for node_cpus, _ in nodes), sum(node_gpus for _, node_gpus in nodes)
+    largest = max((node_cpus for node_cpus, _ in nodes), default=0)
     carried = carried_actors(nodes, actor_cpus, video_cpus, gpus_per_actor if device == "cuda" else None)
     if device == "mps":
         carried = min(carried, 1)

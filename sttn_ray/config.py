@@ -227,7 +227,11 @@ class TrainSection(Section):
         description="how few go on where nodes are lost; with new nodes they grow to num_workers; default: all",
     )
     worker_cpus: int = Field(2, ge=1, description="CPUs, and math threads, of each of them")
-    loader_processes: int = Field(0, ge=0, description="processes that read ahead for each of them; 0: it reads itself")
+    loader_processes: int | None = Field(
+        None,
+        ge=0,
+        description="processes that read ahead for each of them; 0: it reads itself; default: 4 on GPUs, else 0",
+    )
     log_interval: int = Field(20, ge=1, description="steps between lines of metrics")
     checkpoint_interval: int = Field(1000, ge=1, description="steps between checkpoints")
     num_checkpoints: int = Field(2, ge=1, description="how many of the last checkpoints are kept")
@@ -314,7 +318,11 @@ class InpaintSection(Section):
         None, ge=1, description="only draw so many videos, before and after, with a grid of pixels, and end"
     )
     max_error_fraction: float = Field(
-        1.0, ge=0, le=1, description="share of the videos that may fail before the job stops with a table of reasons"
+        0.5,
+        ge=0,
+        le=1,
+        description="share of the videos that may fail before the job stops with a table of reasons; it counts once "
+        "more than ten failed, but 0 stops at the first",
     )
     max_hours: float | None = Field(
         None, gt=0, description="after which no further segment is begun; the same command goes on; default: no limit"

@@ -51,6 +51,10 @@ class PoisonError(SttnError):
     """What was worked on took its process with it, each time that it was tried."""
 
 
+class DeviceError(SttnError):
+    """A device computes wrong numbers or has too little memory, or GPUs fail at a video on each node that tries it."""
+
+
 class StorageError(SttnError):
     """An output, a record or a work file cannot be written or is not what was written."""
 

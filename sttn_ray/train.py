@@ -34,7 +34,7 @@ from sttn_ray import cluster
 from sttn_ray.config import Experiment, TrainSection, to_yaml
 from sttn_ray.errors import ConfigError, ShardError, StorageError, SttnError
 from sttn_ray.model.generator import PRESETS, GeneratorConfig
-from sttn_ray.model.precision import Precision, fastest_precision
+from sttn_ray.model.precision import Precision, fastest_precision, require_right_numbers, use_exact_numbers
 from sttn_ray.model.weights import load_generator, read_checkpoint, save_generator
 from sttn_ray.paths import StoragePath, absolute, as_path, is_file, is_remote, on_this_machine, use_endpoint
 from sttn_ray.program import exit_with_faults, parse_folder, run_program
@@ -42,7 +42,7 @@ from sttn_ray.samples import worker_batches
 from sttn_ray.shards.cache import RowCache
 from sttn_ray.shards.read import INDEX_FILE, ShardIndex, read_index
 from sttn_ray.storage import claim, file_sha256, published, read_record, write_record
-from sttn_ray.training.checkpoints import CheckpointWriter, find_checkpoints, state_path
+from sttn_ray.training.checkpoints import find_checkpoints, state_path
 from sttn_ray.training.data import ClipDataset, make_loader
 from sttn_ray.training.loop import LoopSettings, train_to_end
 from sttn_ray.training.starts import count_start, forget_starts, note_fault
@@ -68,6 +68,8 @@ GENERATOR_FILE = "generator.pt"
 MAX_FAILED_STARTS, MAX_WAITING_STARTS = 3, 100
 # A worker that is gone without a word must not keep the others waiting for half an hour, as torch's default has it.
 COLLECTIVE_TIMEOUT_S = 300
+# A GPU takes a step in less time than its clips are read in; a CPU's math threads would share their cores with them.
+CUDA_LOADER_PROCESSES = 4
 # Settings that change neither weights nor their order, so that a run may go on with others.
 FREE_KEYS = {
     *("num_steps", "num_workers", "min_workers", "worker_cpus", "loader_processes"),
@@ -283,6 +285,8 @@ def _work(job: dict[str, Any], run_dir: StoragePath) -> str | None:
     checkpoint, fault = told_by_first(checkpoint, num_workers), told_by_first(fault, num_workers)
     if fault is not None:
         return fault
+    use_exact_numbers(fixed_shapes=True)
+    require_right_numbers(device.type, job["precision"])
     state = _create_state(experiment, device, num_workers, job["precision"], is_new=checkpoint is None)
     if checkpoint is not None:
         with on_this_machine(state_path(run_dir, checkpoint)) as path:
@@ -301,6 +305,9 @@ def _work(job: dict[str, Any], run_dir: StoragePath) -> str | None:
         crop=crop_size(experiment, index),
         cache=cache,
     )
+    num_processes = options.loader_processes
+    if num_processes is None:
+        num_processes = CUDA_LOADER_PROCESSES if device.type == "cuda" else 0
     batches = worker_batches(
         state.step, options.num_steps, batch_size=options.batch_size, rank=rank, num_workers=num_workers
     )
@@ -322,17 +329,16 @@ def _work(job: dict[str, Any], run_dir: StoragePath) -> str | None:
         log_interval=options.log_interval,
         checkpoint_interval=options.checkpoint_interval,
         validation_interval=options.validation_interval,
+        num_checkpoints=options.num_checkpoints,
     )
-    checkpoints = CheckpointWriter(run_dir, num_kept=options.num_checkpoints) if rank == 0 else None
     return train_to_end(
         state,
-        iter(make_loader(dataset, batches, num_processes=options.loader_processes)),
+        iter(make_loader(dataset, batches, num_processes=num_processes, pins=device.type == "cuda")),
         settings,
         rank=rank,
         num_workers=num_workers,
         run_dir=run_dir,
         examples=_read_examples(experiment, job["shards_dir"], cache) if job["has_validation"] else [],
-        checkpoints=checkpoints,
         has_notice=_make_notice(),
     )
 
@@ -383,7 +389,11 @@ def _create_state(
         generator.compile()
     wrapped = (
         ray.train.torch.prepare_model(
-            network.train(), move_to_device=device, parallel_strategy="ddp" if num_workers > 1 else None
+            network.train(),
+            move_to_device=device,
+            parallel_strategy="ddp" if num_workers > 1 else None,
+            # All that there is are spectral norm's, which all workers begin with and change alike.
+            parallel_strategy_kwargs={"broadcast_buffers": False} if num_workers > 1 else None,
         )
         for network in (generator, discriminator)
     )

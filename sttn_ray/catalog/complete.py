@@ -9,6 +9,7 @@ from sttn_ray.catalog.plan import Plan, Settings, plan_holes
 from sttn_ray.completion.engine import Engine, SourceFrame
 from sttn_ray.completion.prefetch import prefetched
 from sttn_ray.model.generator import Generator
+from sttn_ray.model.precision import require_right_numbers, use_exact_numbers
 from sttn_ray.video.color import frame_planes
 from sttn_ray.video.decode import decode_range
 
@@ -18,10 +19,16 @@ FRAMES_PER_MESSAGE = 5
 
 
 def start_engine(generator: Generator, settings: Settings, *, threads: int) -> Engine:
-    """An engine for a job's settings, in a process that has this many math threads from now on."""
+    """An engine for a job's settings, in a process that has this many math threads from now on.
+
+    Raises:
+        DeviceError: the device is not there, or computes wrong numbers in the settings' format.
+    """
     # Ray gives a process one math thread for a fraction of a CPU up to one; the number counts here.
     torch.set_num_threads(threads)
     cv2.setNumThreads(1)
+    use_exact_numbers(fixed_shapes=False)
+    require_right_numbers(settings.device, settings.precision)
     return Engine(generator, device=settings.device, precision=settings.precision, schedule=settings.schedule)
 
 
@@ -55,7 +62,7 @@ def complete_segment(
 
 def _source_frames(plan: Plan, settings: Settings, start: int, stop: int) -> Iterator[SourceFrame]:
     color = plan.color
-    holes = plan_holes(plan, settings, start, stop)
+    holes = plan_holes(plan, settings, start, stop, has_rim=False)
     frames = decode_range(plan.index, start, stop, on_damage=settings.on_damage)
     for number, (frame, hole) in enumerate(zip(frames, holes, strict=True), start):
         yield SourceFrame(number, frame_planes(frame, color), hole)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # with it comes torch, without which the processes that plan 
     from sttn_ray.model.precision import Precision
 
 # To be raised when completion or compositing gives other results for the same settings.
-SCHEDULE_VERSION = 2
+SCHEDULE_VERSION = 3
 INVERTED_SHARE = 0.8
 # In place of boxes: whatever stands still over the whole film.
 AUTO_LOGO = "auto-logo"
@@ -209,8 +209,13 @@ def plan_video(item: Item, settings: Settings) -> Plan:
     )
 
 
-def plan_holes(plan: Plan, settings: Settings, start: int, stop: int) -> Iterator[Hole]:
+def plan_holes(plan: Plan, settings: Settings, start: int, stop: int, *, has_rim: bool = True) -> Iterator[Hole]:
     """The hole of each of some frames; where the mask stands still, the same object again.
+
+    Args:
+        plan, settings: of the video.
+        start, stop: numbers of the frames.
+        has_rim: whether opacity falls towards the hole's rim, as blending needs it.
 
     Raises:
         MaskError: the mask cannot be read.
@@ -218,7 +223,7 @@ def plan_holes(plan: Plan, settings: Settings, start: int, stop: int) -> Iterato
     return make_holes(
         read_masks(plan.mask, plan.index, start, stop),
         dilation_px=settings.dilation_px,
-        feather_px=settings.feather_px,
+        feather_px=settings.feather_px if has_rim else 0,
         chroma_step=plan.color.chroma_step,
     )
 

@@ -3,27 +3,38 @@
 For every window of the schedule and every region of its holes, the generator sees the window's frames and the
 references. A frame's predictions, from all windows that hold it, are averaged with equal weights in float: the
 published code halves again and again, so that frames flicker with the window's stride (defect D-37).
+
+All but the choice of frames and regions happens on the network's device, and a window's work is launched there before
+the results of the one before are read: the device works while the host decodes, and packs what is done.
 """
 
 import copy
+import logging
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from sttn_ray.completion import schedule as windows
-from sttn_ray.completion.compositing import hole_box, pack_samples
-from sttn_ray.completion.regions import Box, Region, find_regions
+from sttn_ray.completion.compositing import SAMPLE_TYPE, holes_by_plane, sample_scale
+from sttn_ray.completion.device import first_line, is_out_of_memory
+from sttn_ray.completion.pictures import Scaler, to_planes, to_rgb, upload
+from sttn_ray.completion.regions import Region, find_regions
 from sttn_ray.completion.schedule import Schedule, Shot
 from sttn_ray.completion.shots import LOOKAHEAD, ShotFinder
-from sttn_ray.masks.hole import Hole
+from sttn_ray.errors import DeviceError
+from sttn_ray.masks.hole import Box, Hole
 from sttn_ray.model.generator import Generator
 from sttn_ray.model.precision import DTYPES, Precision
-from sttn_ray.video.color import ColorFormat, Planes, crop_planes, planes_to_rgb
+from sttn_ray.video.color import ColorFormat, Planes, crop_planes
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 SHOT_MARGIN = 1 + LOOKAHEAD  # frames beyond a shot's end that tell whether it ends there
 
@@ -37,20 +48,48 @@ class SourceFrame(NamedTuple):
 
 
 class CompletedFrame(NamedTuple):
-    """A frame's number and its prediction, packed by `compositing.pack_samples`; empty where it has no hole."""
+    """A frame's number and the samples of its prediction, as `compositing.paste_samples` takes them.
+
+    They are empty where the frame has no hole.
+    """
 
     number: int
     samples: bytes
 
 
+class _Seen(NamedTuple):
+    """A frame in a region, encoded: features (1, channels, H / 4, W / 4), and mask (H, W), 1 = hole."""
+
+    features: Tensor
+    mask: Tensor
+
+
+# By region's box and frame number, what was encoded before.
+Memory = dict[tuple[Box, int], _Seen]
+
+
+class _Packed(NamedTuple):
+    """A frame whose samples are on their way to the host; the event tells when they are there."""
+
+    number: int
+    samples: Tensor | None
+    event: torch.cuda.Event | None
+
+
 class Engine:
-    """A generator ready to complete videos on one device."""
+    """A generator ready to complete videos on one device.
+
+    Attributes:
+        frames_at_once: the most frames that go through a layer together; fewer once the device's memory was short.
+    """
 
     def __init__(self, generator: Generator, *, device: str, precision: Precision, schedule: Schedule) -> None:
         self.schedule = schedule
         self.device = torch.device(device)
         self.dtype = DTYPES[precision]
         self.model_size = (generator.config.width, generator.config.height)
+        self.frames_at_once: int | None = None
+        self._scale = Scaler(self.device)
         # A copy: the caller's generator keeps its own number format.
         self.generator = copy.deepcopy(generator).to(self.device, self.dtype).eval()
         self.generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in its types
@@ -70,39 +109,45 @@ class Engine:
             start, stop: the segment; its frames come out the same whatever the other segments are.
             num_frames: of the whole video.
             color: of all frames.
+
+        Raises:
+            DeviceError: not even one frame at a time fits into the device's memory.
         """
         first, last = self.read_range(start, stop, num_frames)
         reach = self.schedule.reach(num_frames)
         radius = self.schedule.window_radius
         source = _Lookahead(frames, first, last, color.maximum)
-        features: dict[tuple[Box, int], Tensor] = {}
+        memory: Memory = {}
         sums: dict[int, _Average] = {}
+        packed: deque[_Packed] = deque()
         finished = start
         for center in range(max(first, start - radius), min(last, stop + radius)):
             source.read_until(min(last, center + reach + SHOT_MARGIN + 1))
             shot = source.shot_at(center, reach)
             if windows.is_center(center, shot, self.schedule):
-                self._complete_window(center, shot, range(start, stop), source, color, features, sums)
+                self._launch_window(center, shot, range(start, stop), source, color, memory, sums)
+                while packed:  # results of the windows before
+                    yield _read(packed.popleft())
                 source.forget(center, reach, self.schedule)
             # Windows centered later than `radius` after a frame do not hold it.
             for number in range(finished, min(stop, center - radius + 1)):
-                yield self._finish(number, source, color, sums)
+                packed.append(self._pack(number, source[number].hole, color, sums))
             finished = max(finished, min(stop, center - radius + 1))
-        for number in range(finished, stop):
-            yield self._finish(number, source, color, sums)
+        packed += (self._pack(number, source[number].hole, color, sums) for number in range(finished, stop))
+        yield from map(_read, packed)
 
-    def _complete_window(
+    def _launch_window(
         self,
         center: int,
         shot: Shot,
         wanted: range,
         source: "_Lookahead",
         color: ColorFormat,
-        features: dict[tuple[Box, int], Tensor],
+        memory: Memory,
         sums: dict[int, "_Average"],
     ) -> None:
         neighbors = list(windows.neighbors(center, shot, self.schedule))
-        with_hole = [n for n in neighbors if source[n].hole.pixels.any()]
+        with_hole = [n for n in neighbors if source[n].hole.box]
         if not any(n in wanted for n in with_hole):
             return
         references = windows.references(center, shot, self.schedule)
@@ -110,8 +155,8 @@ class Engine:
         regions = find_regions(union, self.model_size)
         # Features serve again while a region stays where it is; those of other places would pile up.
         boxes = {region.box for region in regions}
-        for key in [k for k in features if k[0] not in boxes or k[1] not in source]:
-            del features[key]
+        for key in [k for k in memory if k[0] not in boxes or k[1] not in source]:
+            del memory[key]
         for region in regions:
             outputs = [n for n in with_hole if _inside(source[n].hole.pixels, region.target).any()]
             if not any(n in wanted for n in outputs):
@@ -120,101 +165,151 @@ class Engine:
             # segment's end are among them: another order, or number, of frames would round otherwise.
             rest = [n for n in [*neighbors, *references] if n not in outputs]
             frames = [source[n] for n in [*outputs, *rest]]
-            predicted = self.predict(region, frames, len(outputs), color, features)
-            for number, rgb in zip(outputs, predicted, strict=True):
+            predicted = self.predict(region, frames, len(outputs), color, memory)
+            for number, rgb_CHW in zip(outputs, predicted, strict=True):
                 if number not in wanted:
                     continue
                 if number not in sums:
-                    sums[number] = _Average(hole_box(source[number].hole))
-                sums[number].add(rgb, region)
+                    box = source[number].hole.box
+                    assert box is not None
+                    sums[number] = _Average(box, self.device)
+                sums[number].add(rgb_CHW, region, self._scale)
 
-    @torch.inference_mode()
     def predict(
-        self,
-        region: Region,
-        frames: Sequence[SourceFrame],
-        num_outputs: int,
-        color: ColorFormat,
-        features: dict[tuple[Box, int], Tensor],
-    ) -> NDArray[np.float32]:
-        """What the generator paints in a region.
+        self, region: Region, frames: Sequence[SourceFrame], num_outputs: int, color: ColorFormat, memory: Memory
+    ) -> Tensor:
+        """What the generator paints in a region; launched, and not waited for.
+
+        Where the device's memory is short, fewer frames go through a layer together from then on, and it is said.
 
         Args:
             region: the part of the picture.
             frames: of one window, those whose result is wanted first.
             num_outputs: how many are wanted.
             color: of the frames.
-            features: by region's box and frame number, what was encoded before; what is missing is added.
+            memory: what was encoded before; what is missing is added.
 
         Returns:
-            (num_outputs, height, width, 3) in [0, 1], at the network's size.
+            (num_outputs, 3, height, width) in [0, 1], float32, at the network's size, on the device.
+
+        Raises:
+            DeviceError: not even one frame at a time fits.
         """
-        masks = {frame.number: self._region_mask(frame, region.box) for frame in frames}
+        while True:
+            try:
+                return self._predict(region, frames, num_outputs, color, memory)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                at_once = min(self.frames_at_once or len(frames), len(frames))
+                if at_once == 1:
+                    width, height = self.model_size
+                    raise DeviceError(
+                        f"the memory of {self.device} is too short for a window of {len(frames)} frames of "
+                        f"{width}x{height}, one at a time ({first_line(error)}); free it of other processes, raise "
+                        "run.gpus_per_actor, or take a smaller inpaint.num_references"
+                    ) from error
+            # Not in the handler, where the exception keeps what was computed so far.
+            if self.frames_at_once is None:
+                log.warning(
+                    "the memory of %s is short: fewer than %d frames of a window go through the network together from "
+                    "now on, which is slower; a larger run.gpus_per_actor, or inpaint.references=nearest, avoids it",
+                    self.device,
+                    at_once,
+                )
+            self.frames_at_once = at_once // 2
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    @torch.inference_mode()
+    def _predict(
+        self, region: Region, frames: Sequence[SourceFrame], num_outputs: int, color: ColorFormat, memory: Memory
+    ) -> Tensor:
         for frame in frames:
-            key = (region.box, frame.number)
-            if key not in features:
+            if (region.box, frame.number) not in memory:
                 # One at a time, so that a frame's features do not depend on what was encoded beside it.
-                image = self._region_image(frame, region.box, masks[frame.number], color)
-                features[key] = self.generator.encode(self._to_device(image))
-        stacked = torch.cat([features[region.box, frame.number] for frame in frames])
-        mask_tensor = torch.from_numpy(np.stack(list(masks.values())))[None, :, None]
+                memory[region.box, frame.number] = self._encode(frame, region.box, color)
+        seen = [memory[region.box, frame.number] for frame in frames]
+        features_NCHW = torch.cat([s.features for s in seen]).contiguous(memory_format=torch.channels_last)
+        masks = torch.stack([s.mask for s in seen])[None, :, None].to(self.dtype)
         kept = self.generator.transform(
-            stacked.contiguous(memory_format=torch.channels_last),
-            mask_tensor.to(self.device, self.dtype),
-            num_queries=num_outputs,
+            features_NCHW, masks, num_queries=num_outputs, frames_at_once=self.frames_at_once
         )
-        decoded = self.generator.decode(kept).float()
-        predicted: NDArray[np.float32] = ((decoded + 1) / 2).permute(0, 2, 3, 1).cpu().numpy()
-        return predicted
+        decoded = [self.generator.decode(part).float() for part in kept.split(self.frames_at_once or len(kept))]
+        return (torch.cat(decoded) + 1) / 2
 
-    def _to_device(self, image: NDArray[np.float32]) -> Tensor:
-        tensor = torch.from_numpy(image)[None].permute(0, 3, 1, 2)  # channels last as it lies in memory
-        return tensor.to(self.device, self.dtype)
+    def _encode(self, frame: SourceFrame, box: Box, color: ColorFormat) -> _Seen:
+        """A frame in a region, as the network sees it: its hole is empty, wherever a pixel has any part in it."""
+        planes = [upload(plane, self.device) for plane in crop_planes(frame.planes, color, box)]
+        hole = upload(_inside(frame.hole.pixels, box).view(np.uint8), self.device)
+        mask_HW = (self._scale(hole.float()[None], *self.model_size)[0] > 0).float()
+        image_CHW = self._scale(to_rgb(planes, color), *self.model_size)
+        image_NCHW = ((image_CHW * 2 - 1) * (1 - mask_HW))[None].to(self.dtype)
+        return _Seen(self.generator.encode(image_NCHW.contiguous(memory_format=torch.channels_last)), mask_HW)
 
-    def _region_mask(self, frame: SourceFrame, box: Box) -> NDArray[np.float32]:
-        """The hole at the network's size, 1 wherever a pixel has any part in it."""
-        hole = _inside(frame.hole.pixels, box).astype(np.float32)
-        resized = _resized(hole, self.model_size)
-        return (resized > 0).astype(np.float32)
-
-    def _region_image(
-        self, frame: SourceFrame, box: Box, mask: NDArray[np.float32], color: ColorFormat
-    ) -> NDArray[np.float32]:
-        rgb = planes_to_rgb(crop_planes(frame.planes, color, box), color)
-        rgb = _resized(rgb, self.model_size)
-        return (rgb * 2 - 1) * (1 - mask[..., None])
-
-    def _finish(
-        self, number: int, source: "_Lookahead", color: ColorFormat, sums: dict[int, "_Average"]
-    ) -> CompletedFrame:
+    @torch.inference_mode()
+    def _pack(self, number: int, hole: Hole, color: ColorFormat, sums: dict[int, "_Average"]) -> _Packed:
+        """Launch what makes samples of a frame's average."""
         average = sums.pop(number, None)
         if average is None:
-            return CompletedFrame(number, b"")
-        samples = pack_samples(average.mean(), average.box, source[number].hole, color)
-        return CompletedFrame(number, samples)
+            return _Packed(number, None, None)
+        samples = pack_samples(average.mean(), hole, color)
+        if self.device.type != "cuda":
+            return _Packed(number, samples.cpu(), None)
+        on_host, event = samples.to("cpu", non_blocking=True), torch.cuda.Event()
+        event.record()
+        return _Packed(number, on_host, event)
+
+
+def pack_samples(rgb_CHW: Tensor, hole: Hole, color: ColorFormat) -> Tensor:
+    """The samples of a prediction that lie in the hole; launched, and not waited for.
+
+    Args:
+        rgb_CHW: (3, height, width) in [0, 1], the prediction inside the hole's box.
+        hole: of the frame, not empty.
+        color: of the frame.
+
+    Returns:
+        (samples,), int32, on the prediction's device: code values times `sample_scale`, in the order of
+        `holes_by_plane`, from 0 to 65535.
+    """
+    values = []
+    for plane, inside in zip(to_planes(rgb_CHW, color), holes_by_plane(hole, color), strict=True):
+        values.append(plane.flatten().index_select(0, upload(np.flatnonzero(inside), rgb_CHW.device)))
+    return (torch.cat(values) * sample_scale(color)).round().clamp(0, 65535).to(torch.int32)
+
+
+def _read(packed: _Packed) -> CompletedFrame:
+    """A frame's samples, once they are there."""
+    if packed.samples is None:
+        return CompletedFrame(packed.number, b"")
+    if packed.event is not None:
+        packed.event.synchronize()
+    return CompletedFrame(packed.number, packed.samples.numpy().astype(SAMPLE_TYPE).tobytes())
 
 
 class _Average:
-    """The mean of a frame's predictions inside the box around its hole."""
+    """The mean of a frame's predictions inside the box around its hole, on the device."""
 
-    def __init__(self, box: Box) -> None:
-        self.box = box
-        shape = (box[3] - box[1], box[2] - box[0], 1)
-        self._sum = np.zeros((*shape[:2], 3), np.float32)
-        self._count = np.zeros(shape, np.float32)
+    def __init__(self, box: Box, device: torch.device) -> None:
+        self._box = box
+        height, width = box[3] - box[1], box[2] - box[0]
+        self._sum_CHW = torch.zeros(3, height, width, device=device)
+        self._count_HW = torch.zeros(height, width, device=device)
 
-    def add(self, rgb: NDArray[np.float32], region: Region) -> None:
+    @torch.inference_mode()
+    def add(self, rgb_CHW: Tensor, region: Region, scale: Scaler) -> None:
         """Add a prediction for a region, given at the network's size, where it covers the region's target."""
         left, top, right, bottom = region.box
-        if rgb.shape[:2] != (bottom - top, right - left):
-            rgb = cv2.resize(rgb, (right - left, bottom - top), interpolation=cv2.INTER_LINEAR)
-        cut = _intersection(self.box, region.target)
-        here = np.s_[cut[1] - self.box[1] : cut[3] - self.box[1], cut[0] - self.box[0] : cut[2] - self.box[0]]
-        self._sum[here] += rgb[cut[1] - top : cut[3] - top, cut[0] - left : cut[2] - left]
-        self._count[here] += 1
+        cut = _intersection(self._box, region.target)
+        part = slice(cut[1] - top, cut[3] - top), slice(cut[0] - left, cut[2] - left)
+        rows, columns = (slice(cut[axis] - self._box[axis], cut[axis + 2] - self._box[axis]) for axis in (1, 0))
+        self._sum_CHW[:, rows, columns] += scale(rgb_CHW, right - left, bottom - top, part)
+        self._count_HW[rows, columns] += 1
 
-    def mean(self) -> NDArray[np.float32]:
-        return np.divide(self._sum, self._count, out=np.zeros_like(self._sum), where=self._count > 0)
+    def mean(self) -> Tensor:
+        """(3, height, width); 0 where there is no prediction."""
+        return self._sum_CHW / self._count_HW.clamp_min(1)
 
 
 class _Lookahead:
@@ -269,17 +364,6 @@ def _union_of_holes(holes: Iterable[NDArray[np.bool_]]) -> NDArray[np.bool_]:
 
 def _inside(pixels: NDArray[np.bool_], box: Box) -> NDArray[np.bool_]:
     return pixels[box[1] : box[3], box[0] : box[2]]
-
-
-def _resized(image: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    """An image at another width and height: mean of the pixels where it shrinks, bilinear where it grows."""
-    # Axis by axis: OpenCV's area mean skips pixels where the other axis grows.
-    shrunk = (min(size[0], image.shape[1]), min(size[1], image.shape[0]))
-    if shrunk != image.shape[1::-1]:
-        image = cv2.resize(image, shrunk, interpolation=cv2.INTER_AREA)
-    if shrunk != size:
-        image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
-    return image
 
 
 def _intersection(a: Box, b: Box) -> Box:

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Box = tuple[int, int, int, int]  # left, top, right, bottom in source pixels
+from sttn_ray.masks.hole import Box
 
 CONTEXT = 0.125  # of the region's width and height, left free on each side of its holes
 SCALE_STEP = 2**0.5

@@ -1,4 +1,7 @@
-"""From a mask to the hole: the pixels that may change, and how much of each is replaced."""
+"""From a mask to the hole: the pixels that may change, and how much of each is replaced.
+
+All work is done in the box around the mask: most masks are small, and pictures are not.
+"""
 
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -7,18 +10,22 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+Box = tuple[int, int, int, int]  # left, top, right, bottom
+
 
 class Hole(NamedTuple):
     """A frame's hole.
 
     Attributes:
         pixels: (height, width), True = may change: the mask dilated, then grown to whole chroma samples.
-        opacity: (height, width) float32 in [0, 1]: share of the prediction. 1 on the mask itself, falling to the
-            hole's rim, 0 outside.
+        box: the smallest one around them; None: there are none.
+        opacity: float32 in (0, 1] inside the box, 0 where it is no hole: the share of the prediction. 1 on the mask
+            itself, falling to the hole's rim. None: 1 in all of the hole.
     """
 
     pixels: NDArray[np.bool_]
-    opacity: NDArray[np.float32]
+    box: Box | None
+    opacity: NDArray[np.float32] | None
 
 
 def make_hole(mask: NDArray[np.bool_], *, dilation_px: int, feather_px: int, chroma_step: tuple[int, int]) -> Hole:
@@ -27,21 +34,32 @@ def make_hole(mask: NDArray[np.bool_], *, dilation_px: int, feather_px: int, chr
     Args:
         mask: (height, width), True = to be removed.
         dilation_px: radius in source pixels.
-        feather_px: width of the soft rim, inside the dilated hole.
-        chroma_step: luma pixels per chroma sample, (horizontal, vertical).
+        feather_px: width of the soft rim, inside the dilated hole; 0: none.
+        chroma_step: luma pixels per chroma sample, (horizontal, vertical), each 1 or 2.
     """
-    pixels = mask.astype(np.uint8)
+    around = find_box(mask)
+    pixels = np.zeros_like(mask)
+    if around is None:
+        return Hole(pixels, None, None)
+    # One pixel of rim beyond what the hole can reach, from which distances are counted; none at the frame's edge.
+    left, top, right, bottom = _enlarged(around, dilation_px + 2 + 1, chroma_step, mask.shape)
+    inside = mask[top:bottom, left:right].astype(np.uint8)
     if dilation_px:
         size = 2 * dilation_px + 1
-        pixels = cv2.dilate(pixels, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size)))
-    pixels = _grown_to_grid(pixels, chroma_step)
+        inside = cv2.dilate(inside, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size)))
+    inside = _grown_to_grid(inside, chroma_step)
+    pixels[top:bottom, left:right] = inside.view(bool)
+    within = find_box(inside)
+    assert within is not None
+    rows, columns = slice(within[1], within[3]), slice(within[0], within[2])
+    box = (left + within[0], top + within[1], left + within[2], top + within[3])
     if not feather_px:
-        return Hole(pixels > 0, pixels.astype(np.float32))
+        return Hole(pixels, box, None)
     # Without a zero around it: a hole that touches the frame's edge has no rim there.
-    distance = cv2.distanceTransform(pixels, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    opacity = np.minimum(distance / (feather_px + 1), 1).astype(np.float32)
-    opacity[mask] = 1
-    return Hole(pixels > 0, opacity)
+    distance = cv2.distanceTransform(inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[rows, columns]
+    opacity = np.minimum(distance * np.float32(1 / (feather_px + 1)), np.float32(1))
+    opacity[mask[box[1] : box[3], box[0] : box[2]]] = 1
+    return Hole(pixels, box, opacity)
 
 
 def make_holes(
@@ -57,12 +75,37 @@ def make_holes(
         yield hole
 
 
+def find_box(pixels: NDArray[np.generic]) -> Box | None:
+    """The smallest box around all that is not 0; None where all is."""
+    # Over rows first, which lie together in memory, and over the columns of those rows alone.
+    rows = np.flatnonzero(pixels.any(1))
+    if not len(rows):
+        return None
+    top, bottom = int(rows[0]), int(rows[-1]) + 1
+    columns = np.flatnonzero(pixels[top:bottom].any(0))
+    return int(columns[0]), top, int(columns[-1]) + 1, bottom
+
+
+def _enlarged(box: Box, margin: int, step: tuple[int, int], shape: tuple[int, ...]) -> Box:
+    """A box with a margin, from whole chroma samples to whole ones, cut at the frame's edge."""
+    left, top = (max(0, start - margin) // unit * unit for start, unit in zip(box[:2], step, strict=True))
+    right, bottom = (
+        min(full, -(-(end + margin) // unit) * unit)
+        for end, unit, full in zip(box[2:], step, shape[1::-1], strict=True)
+    )
+    return left, top, right, bottom
+
+
 def _grown_to_grid(pixels: NDArray[np.uint8], chroma_step: tuple[int, int]) -> NDArray[np.uint8]:
+    """Whole chroma samples where any of their pixels is set; by slices, which is many times faster than by blocks."""
     step_x, step_y = chroma_step
-    if step_x == step_y == 1:
-        return pixels
     height, width = pixels.shape
-    padded = np.pad(pixels, ((0, -height % step_y), (0, -width % step_x)))
-    blocks = padded.reshape(padded.shape[0] // step_y, step_y, padded.shape[1] // step_x, step_x)
-    grown = blocks.max((1, 3)).repeat(step_y, 0).repeat(step_x, 1)
-    return np.ascontiguousarray(grown[:height, :width])
+    if step_x == 2:
+        pairs = pixels[:, ::2].copy()
+        pairs[:, : width // 2] |= pixels[:, 1::2]
+        pixels = np.repeat(pairs, 2, 1)[:, :width]
+    if step_y == 2:
+        pairs = pixels[::2].copy()
+        pairs[: height // 2] |= pixels[1::2]
+        pixels = np.repeat(pairs, 2, 0)[:height]
+    return np.ascontiguousarray(pixels)

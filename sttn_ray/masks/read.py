@@ -181,7 +181,7 @@ def read_masks(source: MaskSource, index: VideoIndex, start: int, stop: int) -> 
 
 def _drawn_masks(source: MaskSource, index: VideoIndex, start: int, stop: int) -> Iterator[Mask]:
     drawn: dict[tuple[bool, ...], Mask] = {}
-    for time_s in index.times_s()[start:stop]:
+    for time_s in index.times_s(start, stop):
         shown = tuple(box.is_shown_at(time_s) for box in source.boxes)
         if shown not in drawn:
             mask = draw_boxes(source.boxes, *index.displayed_size, time_s)

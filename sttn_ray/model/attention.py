@@ -28,23 +28,38 @@ class PatchAttention(nn.Module):
             nn.Conv2d(channels, channels, 3, padding=1), nn.LeakyReLU(LEAK, inplace=True)
         )
 
-    def forward(self, features_NCHW: Tensor, masks_BTHW: Tensor | None, num_clips: int, num_queries: int) -> Tensor:
+    def forward(
+        self,
+        features_NCHW: Tensor,
+        masks_BTHW: Tensor | None,
+        num_clips: int,
+        num_queries: int,
+        frames_at_once: int | None = None,
+    ) -> Tensor:
         """Attend from the first `num_queries` frames of each clip to all its frames.
 
         `masks_BTHW` (1 = hole, feature size) drops keys whose patch is more than half hole; None keeps all keys.
-        Returns (num_clips * num_queries, C, H, W).
+        `frames_at_once` go through a convolution together; None: all. Returns (num_clips * num_queries, C, H, W).
         """
         queries_from = first_frames(features_NCHW, num_clips, num_queries)
-        query = self.query_embedding(queries_from).chunk(len(self.grids), dim=1)
-        key = self.key_embedding(features_NCHW).chunk(len(self.grids), dim=1)
-        value = self.value_embedding(features_NCHW).chunk(len(self.grids), dim=1)
+        query = in_parts(self.query_embedding, queries_from, frames_at_once).chunk(len(self.grids), dim=1)
+        key = in_parts(self.key_embedding, features_NCHW, frames_at_once).chunk(len(self.grids), dim=1)
+        value = in_parts(self.value_embedding, features_NCHW, frames_at_once).chunk(len(self.grids), dim=1)
         attended = []
         for grid, q, k, v in zip(self.grids, query, key, value, strict=True):
             q_BLD, k_BLD, v_BLD = (to_tokens(x, grid, num_clips) for x in (q, k, v))
             drop_BL = None if masks_BTHW is None else _patches_mostly_hole(masks_BTHW, grid)
             out_BLD = _attend(q_BLD, k_BLD, v_BLD, drop_BL)
             attended.append(_from_tokens(out_BLD, grid, q.shape))
-        return self.output_linear(torch.cat(attended, dim=1))
+        return in_parts(self.output_linear, torch.cat(attended, dim=1), frames_at_once)
+
+
+def in_parts(layer: nn.Module, x_NCHW: Tensor, size: int | None) -> Tensor:
+    """A layer that takes each frame for itself, on so many frames at once; None: on all."""
+    if size is None or len(x_NCHW) <= size:
+        result: Tensor = layer(x_NCHW)
+        return result
+    return torch.cat([layer(part) for part in x_NCHW.split(size)])
 
 
 def first_frames(features_NCHW: Tensor, num_clips: int, num_frames: int) -> Tensor:

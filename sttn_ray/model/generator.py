@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sttn_ray.model.attention import LEAK, PatchAttention, first_frames
+from sttn_ray.model.attention import LEAK, PatchAttention, first_frames, in_parts
 
 FEATURE_STRIDE = 4  # the encoder halves the size twice
 
@@ -82,10 +82,17 @@ class TransformerBlock(nn.Module):
         self.attention = PatchAttention(channels, grids)
         self.feed_forward = FeedForward(channels)
 
-    def forward(self, features_NCHW: Tensor, masks_BTHW: Tensor | None, num_clips: int, num_queries: int) -> Tensor:
+    def forward(
+        self,
+        features_NCHW: Tensor,
+        masks_BTHW: Tensor | None,
+        num_clips: int,
+        num_queries: int,
+        frames_at_once: int | None = None,
+    ) -> Tensor:
         kept = first_frames(features_NCHW, num_clips, num_queries)
-        x = kept + self.attention(features_NCHW, masks_BTHW, num_clips, num_queries)
-        return x + self.feed_forward(x)
+        x = kept + self.attention(features_NCHW, masks_BTHW, num_clips, num_queries, frames_at_once)
+        return x + in_parts(self.feed_forward, x, frames_at_once)
 
 
 class Generator(nn.Module):
@@ -141,7 +148,9 @@ class Generator(nn.Module):
         """(N, 3, H, W) in [-1, 1] to features (N, channels, H / 4, W / 4)."""
         return self.encoder(frames_NCHW)
 
-    def transform(self, features_NCHW: Tensor, masks: Tensor, *, num_queries: int) -> Tensor:
+    def transform(
+        self, features_NCHW: Tensor, masks: Tensor, *, num_queries: int, frames_at_once: int | None = None
+    ) -> Tensor:
         """Run the transformer and return the features of the first `num_queries` frames of each clip.
 
         Args:
@@ -149,6 +158,7 @@ class Generator(nn.Module):
             masks: (B, T, 1, H, W), 1 = hole; read only when keys are masked.
             num_queries: frames per clip whose result is wanted. The last block computes only these, with the
                 same result, because nothing reads the others after it.
+            frames_at_once: go through a convolution together, where memory is short; None: all.
         """
         b, t = masks.shape[:2]
         masks_BTHW = None
@@ -158,7 +168,7 @@ class Generator(nn.Module):
             masks_BTHW = masks[:, :, 0, ::FEATURE_STRIDE, ::FEATURE_STRIDE].to(features_NCHW.dtype)
         last = len(self.transformer) - 1
         for i, block in enumerate(self.transformer):
-            features_NCHW = block(features_NCHW, masks_BTHW, b, num_queries if i == last else t)
+            features_NCHW = block(features_NCHW, masks_BTHW, b, num_queries if i == last else t, frames_at_once)
         return features_NCHW
 
     def decode(self, features_NCHW: Tensor) -> Tensor:

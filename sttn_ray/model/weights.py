@@ -5,7 +5,7 @@ import struct
 import zipfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -31,8 +31,8 @@ _UNREADABLE = (
 )
 
 
-def save_generator(path: Path | str, generator: Generator) -> None:
-    """Write a generator as our checkpoint: tensors, numbers, strings and lists of them only."""
+def save_generator(path: Path | str | BinaryIO, generator: Generator) -> None:
+    """Write a generator as our checkpoint, to a path or an open file: tensors, numbers, strings, and lists of them."""
     torch.save(
         {
             "format_version": FORMAT_VERSION,

@@ -70,6 +70,10 @@ class CheckpointWriter:
             name = f"step-{state.step:08d}"
             self._pending = self._thread.submit(self._bring, begun.pop_all(), taken_down, name, beside)
 
+    def close(self) -> None:
+        """Let what is under way end; what went wrong with it is not told."""
+        self._thread.shutdown(wait=True)
+
     def wait(self) -> None:
         """Wait until all is in its place.
 

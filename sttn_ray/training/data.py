@@ -99,16 +99,31 @@ class ClipDataset(Dataset[tuple[str, NDArray[np.uint8], NDArray[np.uint8]]]):
         return masks[:, :, ::-1] if sample.rng.random() < 0.5 else masks
 
 
-def make_loader(dataset: ClipDataset, batches: Iterable[Sequence[int]], *, num_processes: int) -> DataLoader[Batch]:
-    """Batches in the order of their positions; with `num_processes` > 0 they are read ahead by as many processes."""
+def make_loader(
+    dataset: ClipDataset, batches: Iterable[Sequence[int]], *, num_processes: int, pins: bool = False
+) -> DataLoader[Batch]:
+    """Batches in the order of their positions.
+
+    Args:
+        dataset: that they are read from.
+        batches: the positions of each.
+        num_processes: that read ahead; 0: this one reads.
+        pins: their memory is page-locked, so that a GPU takes it while it computes.
+    """
     return DataLoader(
         dataset,  # type: ignore[arg-type]  # it holds samples, of which `_collate` makes batches
         batch_sampler=batches,  # type: ignore[arg-type]  # any iterable of lists serves
         num_workers=num_processes,
         collate_fn=_collate,
+        worker_init_fn=_start_process,
+        pin_memory=pins,
         # A fork would copy the locks of whatever threads Ray and Arrow run in a worker.
         multiprocessing_context="spawn" if num_processes else None,
     )
+
+
+def _start_process(number: int) -> None:
+    cv2.setNumThreads(1)  # as many processes as cores read already
 
 
 def _collate(samples: Sequence[tuple[str, NDArray[np.uint8], NDArray[np.uint8]]]) -> Batch:

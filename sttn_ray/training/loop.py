@@ -3,25 +3,24 @@
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
 from sttn_ray.model.generator import Generator
-from sttn_ray.model.weights import save_generator
 from sttn_ray.paths import StoragePath
-from sttn_ray.storage import published, read_record, write_record
+from sttn_ray.training.best import ValidationWriter
 from sttn_ray.training.checkpoints import CheckpointWriter
 from sttn_ray.training.data import Batch
 from sttn_ray.training.metrics import Writer
 from sttn_ray.training.state import TrainState, unwrapped
 from sttn_ray.training.step import StepSettings, to_device, train_step
-from sttn_ray.training.validation import Example, complete, is_better, measure, write_strip
+from sttn_ray.training.validation import Example, complete, make_strip, measure
 from sttn_ray.training.workers import all_clip_ids, mean_losses, mean_metrics
 
 log = logging.getLogger(__name__)
-
-BEST_FILE, BEST_RECORD = "best.pt", "best.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +30,7 @@ class LoopSettings:
     Attributes:
         step: what each step is told.
         batch_size: clips of a step, over all workers.
+        num_checkpoints: the last ones, which are kept.
     """
 
     step: StepSettings
@@ -39,6 +39,15 @@ class LoopSettings:
     log_interval: int
     checkpoint_interval: int
     validation_interval: int
+    num_checkpoints: int = 2
+
+
+class _Outputs(NamedTuple):
+    """What the first worker writes to."""
+
+    writer: Writer
+    validations: ValidationWriter
+    checkpoints: CheckpointWriter
 
 
 def train_to_end(
@@ -50,7 +59,6 @@ def train_to_end(
     num_workers: int,
     run_dir: StoragePath,
     examples: Sequence[Example],
-    checkpoints: CheckpointWriter | None,
     has_notice: Callable[[], bool],
 ) -> str | None:
     """Train a state with batches until all steps are done.
@@ -59,11 +67,10 @@ def train_to_end(
         state: on its device; changed in place.
         batches: this worker's part of each step's clips.
         settings: of the loop.
-        rank: of this worker; the first one writes metrics.
+        rank: of this worker; the first one writes metrics, validations and checkpoints.
         num_workers: that train together. Each takes every way here as the others do: they wait for each other.
-        run_dir: where metrics and the best validation's generator go.
+        run_dir: where they go.
         examples: to validate on; may be empty.
-        checkpoints: where the first worker writes them.
         has_notice: whether this worker's machine, or another's, will be taken away, told once; a checkpoint follows.
 
     Returns:
@@ -73,13 +80,41 @@ def train_to_end(
         ShardError: a clip cannot be read.
         StorageError: run_dir cannot be written.
     """
+    opened = _opened_outputs(run_dir, settings, after_step=state.step) if rank == 0 else nullcontext(None)
+    with opened as outputs:
+        return _train(state, batches, settings, rank, num_workers, examples, outputs, has_notice)
+
+
+@contextmanager
+def _opened_outputs(run_dir: StoragePath, settings: LoopSettings, *, after_step: int) -> Iterator[_Outputs]:
+    """Where the first worker writes: complete at the end of the block, and closed on every way out of it."""
+    with ExitStack() as closing:
+        checkpoints = CheckpointWriter(run_dir, num_kept=settings.num_checkpoints)
+        closing.callback(checkpoints.close)
+        writer = Writer(run_dir, after_step=after_step)
+        closing.callback(writer.close)
+        outputs = _Outputs(writer, ValidationWriter(run_dir), checkpoints)
+        yield outputs
+        checkpoints.wait()
+        outputs.validations.flush()
+        writer.upload()
+
+
+def _train(
+    state: TrainState,
+    batches: Iterator[Batch],
+    settings: LoopSettings,
+    rank: int,
+    num_workers: int,
+    examples: Sequence[Example],
+    outputs: _Outputs | None,
+    has_notice: Callable[[], bool],
+) -> str | None:
     device = state.first_bad_step.device
     most_clips = -(-settings.batch_size // num_workers)
-    writer = Writer(run_dir, after_step=state.step) if rank == 0 else None
     sums: dict[str, Tensor] = {}
     recent: list[list[str]] = []  # the clips of each step since the last line
     start_s, wait_s = time.monotonic(), 0.0
-    fault = None
     while state.step < settings.num_steps:
         before_s = time.monotonic()
         batch = next(batches)
@@ -100,25 +135,21 @@ def train_to_end(
             if rank == 0:
                 log.warning("a node will be taken away: a checkpoint is written at step %d", state.step)
         if (fault := _find_fault(state, recent, num_workers)) is not None:
-            break
+            return fault
         metrics = mean_losses(sums, len(recent), num_workers)
         clip_ids = all_clip_ids(batch.clip_ids, num_workers)
         seconds = time.monotonic() - start_s
         speed = {"steps_per_s": len(recent) / seconds, "data_wait_share": wait_s / seconds}
         if is_validation:
             mine = examples[rank::num_workers]
-            metrics |= _validate(state, mine, run_dir, settings.step, num_workers, writer)
-        if writer is not None:
+            metrics |= _validate(state, mine, settings.step, num_workers, outputs)
+        if outputs is not None:
             line = {"step": state.step, **metrics, "learning_rate": _rate(state)}
-            writer.write({**line, **speed, "clip_ids": clip_ids}, num_steps=settings.num_steps)
-        if is_checkpoint and writer is not None and checkpoints is not None:
-            checkpoints.write(state, beside=writer.upload)
+            outputs.writer.write({**line, **speed, "clip_ids": clip_ids}, num_steps=settings.num_steps)
+            if is_checkpoint:
+                outputs.checkpoints.write(state, beside=outputs.writer.upload)
         sums, recent, start_s, wait_s = {}, [], time.monotonic(), 0.0
-    if checkpoints is not None:
-        checkpoints.wait()
-    if writer is not None:
-        writer.close()
-    return fault
+    return None
 
 
 def _find_fault(state: TrainState, recent: Sequence[list[str]], num_workers: int) -> str | None:
@@ -137,10 +168,9 @@ def _find_fault(state: TrainState, recent: Sequence[list[str]], num_workers: int
 def _validate(
     state: TrainState,
     mine: Sequence[Example],
-    run_dir: StoragePath,
     settings: StepSettings,
     num_workers: int,
-    writer: Writer | None,
+    outputs: _Outputs | None,
 ) -> dict[str, float]:
     """Measure the generator, or its average, on this worker's examples, and take the mean over those of all.
 
@@ -151,13 +181,10 @@ def _validate(
     device = state.first_bad_step.device
     completed = [complete(generator, example, device=device, precision=settings.precision) for example in mine]
     found = mean_metrics([measure(*pair) for pair in zip(mine, completed, strict=True)], num_workers, device)
-    if writer is not None:
-        strip = write_strip(run_dir / "validation" / f"step-{state.step:08d}.png", mine, completed)
-        writer.show("validation", strip, state.step)
-        if is_better(found, read_record(run_dir / BEST_RECORD)):
-            with published(run_dir / BEST_FILE) as temporary:
-                save_generator(temporary, generator)
-            write_record(run_dir / BEST_RECORD, {"step": state.step, **found})
+    if outputs is not None:
+        strip = make_strip(mine, completed)
+        outputs.writer.show("validation", strip, state.step)
+        outputs.validations.write(state.step, strip, found, generator)
     return {f"validation_{name}": value for name, value in found.items()}
 
 

@@ -41,21 +41,27 @@ class Writer:
     """What a training writes beside checkpoints: metrics.jsonl, TensorBoard events, and a line to read.
 
     For a run in an object store the files grow on this machine, and `upload` brings them there.
+
+    Raises:
+        StorageError: what was written before cannot be read.
     """
 
     def __init__(self, run_dir: StoragePath, *, after_step: int) -> None:
         self._target = None if isinstance(run_dir, Path) else run_dir
-        self._scratch = ExitStack()
-        folder = run_dir if isinstance(run_dir, Path) else self._scratch.enter_context(scratch_folder())
-        self._folder = folder
-        if self._target is not None:
-            with suppress(FileNotFoundError), reading(run_dir / METRICS_FILE):
-                (folder / METRICS_FILE).write_bytes((run_dir / METRICS_FILE).read_bytes())
-        self._metrics = MetricsFile(folder / METRICS_FILE, after_step=after_step)
-        self._events = tensorboardX.SummaryWriter(str(folder / "tensorboard"), purge_step=after_step + 1)
+        with ExitStack() as opened:
+            folder = run_dir if isinstance(run_dir, Path) else opened.enter_context(scratch_folder())
+            self._folder = folder
+            if self._target is not None:
+                with suppress(FileNotFoundError), reading(run_dir / METRICS_FILE):
+                    (folder / METRICS_FILE).write_bytes((run_dir / METRICS_FILE).read_bytes())
+            self._metrics = MetricsFile(folder / METRICS_FILE, after_step=after_step)
+            opened.callback(self._metrics.close)
+            self._events = tensorboardX.SummaryWriter(str(folder / "tensorboard"), purge_step=after_step + 1)
+            opened.callback(self._events.close)
+            self._opened = opened.pop_all()
 
     def upload(self) -> None:
-        """Bring the files to the object store, if the run lives in one; with each checkpoint.
+        """Bring the files to the object store, if the run lives in one; with each checkpoint, and at the end.
 
         Raises:
             StorageError: it does not take them.
@@ -79,11 +85,8 @@ class Writer:
         self._events.add_image(name, picture, step, dataformats="HWC")
 
     def close(self) -> None:
-        """Bring everything where it belongs."""
-        self._metrics.close()
-        self._events.close()
-        self.upload()
-        self._scratch.close()
+        """Close the files; those of a run in an object store are then gone from this machine."""
+        self._opened.close()
 
 
 def read_metrics(path: StoragePath) -> list[dict[str, Any]]:

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from sttn_ray.model.losses import (
     AdversarialLoss,
@@ -46,11 +47,12 @@ class StepSettings:
 
 
 class _Part(NamedTuple):
-    """Some clips of a batch, what they count in the mean of its losses, and whether they are the last ones."""
+    """Some clips of a batch, what they count in the mean of its losses, whether they are the first or last ones."""
 
     frames: Tensor
     masks: Tensor
     share: float
+    is_first: bool
     is_last: bool
 
 
@@ -67,12 +69,12 @@ def train_step(
 
     The discriminator sees the source and the completed clip (prediction inside the hole, source outside). In the
     generator's pass its weights are frozen and it is called unwrapped: the published code computes, and averages over
-    all workers, gradients that nothing reads (D-13). Its spectral norm iterates in all three passes, as published
-    (D-9).
+    all workers, gradients that nothing reads (D-13). Its spectral norm iterates once in each of the three passes, as
+    published (D-9). Where its judgment weighs nothing it is neither asked nor trained.
 
     With more clips than `clips_at_once` gradients add up over parts. The generator then runs once more for each part,
     without gradient, because what the discriminator learns from all parts comes before what the generator learns from
-    any; and spectral norm iterates for each part.
+    any.
 
     Once a gradient is not finite neither optimizer writes any more, in this step and in all later ones, without the
     device being waited for: `state.first_bad_step` tells.
@@ -88,7 +90,7 @@ def train_step(
 
     Returns:
         The losses times `weight` as scalars without gradient, still on the device: hole, valid, adversarial,
-        discriminator; all before their own weights.
+        discriminator; all before their own weights. The last two are 0 where `adversarial_weight` is.
     """
     rate = learning_rate(state.step, base=settings.learning_rate, decay_at=settings.decay_at)
     for optimizer in (state.generator_optimizer, state.discriminator_optimizer):
@@ -98,7 +100,9 @@ def train_step(
     # The generator's graph of a whole batch serves both networks.
     is_whole = settings.clips_at_once is None or (most_clips or len(frames)) <= settings.clips_at_once
     predicted = _predict(state.generator, parts[0], settings) if is_whole else None
-    losses = {"discriminator": _train_discriminator(state, parts, predicted, settings)}
+    losses = {"discriminator": frames.new_zeros(())}
+    if settings.adversarial_weight:
+        losses["discriminator"] = _train_discriminator(state, parts, predicted, settings)
     losses |= _train_generator(state, parts, predicted, settings)
     state.step += 1
     if state.average is not None:
@@ -111,7 +115,8 @@ def _parts(frames: Tensor, masks: Tensor, clips_at_once: int | None, weight: flo
     size = min(clips_at_once or num_clips, num_clips)
     for start in range(0, num_clips, size):
         stop = min(start + size, num_clips)
-        yield _Part(frames[start:stop], masks[start:stop], weight * (stop - start) / num_clips, stop == num_clips)
+        share = weight * (stop - start) / num_clips
+        yield _Part(frames[start:stop], masks[start:stop], share, start == 0, stop == num_clips)
 
 
 def _predict(generator: nn.Module, part: _Part, settings: StepSettings) -> Tensor:
@@ -120,11 +125,10 @@ def _predict(generator: nn.Module, part: _Part, settings: StepSettings) -> Tenso
     return predicted.to(part.frames.dtype)
 
 
-def _judge(discriminator: nn.Module, frames: Tensor, settings: StepSettings) -> Tensor:
-    # On a CPU torch 2.13 gives the weights of a 3D convolution over two frames a wrong gradient in bf16, or one that is
-    # not finite; over one, three and more it is right.
-    if frames.device.type == "cpu" and frames.shape[1] == 2:
-        settings = replace(settings, precision="fp32")
+def _judge(discriminator: nn.Module, frames: Tensor, part: _Part, settings: StepSettings) -> Tensor:
+    # Spectral norm iterates in training mode, and depends on weights alone: once for all parts, and in as many steps on
+    # every worker, however many parts it has.
+    unwrapped(discriminator).train(part.is_first)
     with _autocast(frames, settings):
         logits: Tensor = discriminator(frames)
     return logits.to(frames.dtype)
@@ -150,8 +154,8 @@ def _train_discriminator(
         else:
             fake = _completed(part, predicted.detach())
         with _without_exchange(state.discriminator, part):
-            real_logits = _judge(state.discriminator, part.frames, settings)
-            fake_logits = _judge(state.discriminator, fake, settings)
+            real_logits = _judge(state.discriminator, part.frames, part, settings)
+            fake_logits = _judge(state.discriminator, fake, part, settings)
             loss = discriminator_loss(real_logits, fake_logits, settings.adversarial_loss)
             (loss * part.share).backward()
         total += loss.detach() * part.share
@@ -162,20 +166,20 @@ def _train_discriminator(
 def _train_generator(
     state: TrainState, parts: list[_Part], predicted: Tensor | None, settings: StepSettings
 ) -> dict[str, Tensor]:
-    judge = unwrapped(state.discriminator)
-    judge.requires_grad_(False)
+    judge = unwrapped(state.discriminator).requires_grad_(False)
     state.generator_optimizer.zero_grad()
     totals = {name: parts[0].frames.new_zeros(()) for name in ("hole", "valid", "adversarial")}
     weights = dict(zip(totals, (settings.hole_weight, settings.valid_weight, settings.adversarial_weight), strict=True))
     for part in parts:
         with _without_exchange(state.generator, part):
             output = _predict(state.generator, part, settings) if predicted is None else predicted
-            logits = _judge(judge, _completed(part, output), settings)
             losses = {
                 "hole": hole_loss(output, part.frames, part.masks),
                 "valid": valid_loss(output, part.frames, part.masks),
-                "adversarial": generator_adversarial_loss(logits, settings.adversarial_loss),
             }
+            if settings.adversarial_weight:
+                logits = _judge(judge, _completed(part, output), part, settings)
+                losses["adversarial"] = generator_adversarial_loss(logits, settings.adversarial_loss)
             loss = sum((weights[name] * value for name, value in losses.items()), totals["hole"].new_zeros(()))
             (loss * part.share).backward()
         for name, value in losses.items():
@@ -216,8 +220,8 @@ def average_share(step: int, *, decay: float) -> float:
 
 @torch.no_grad()
 def _follow(average: nn.Module, network: nn.Module, share: float) -> None:
-    for mean, newest in zip(average.parameters(), network.parameters(), strict=True):
-        mean.lerp_(newest, share)
+    # All at once, which on a GPU is one launch instead of one a parameter.
+    get_ema_multi_avg_fn(1 - share)(list(average.parameters()), list(network.parameters()), None)
 
 
 def to_device(frames: Tensor, masks: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -1,12 +1,11 @@
 """How well a generator completes clips that it is not trained on: the same ones, with the same holes, each time."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import nn
 
 from sttn_ray.masks.draw import FAMILIES, draw_masks
@@ -15,7 +14,6 @@ from sttn_ray.model.precision import Precision
 from sttn_ray.paths import StoragePath
 from sttn_ray.shards.cache import RowCache
 from sttn_ray.shards.read import ShardIndex, read_clip, read_masks
-from sttn_ray.storage import published
 
 NUM_FRAMES = 10  # of a clip, from its beginning
 STRIP_ROWS = 4
@@ -90,10 +88,10 @@ def measure(example: Example, completed: Pictures) -> dict[str, float]:
     }
 
 
-def write_strip(path: StoragePath, examples: Sequence[Example], completed: Sequence[Pictures]) -> Pictures:
-    """A picture with a row for each example: the hole, what was filled in, the truth; of a frame in the middle.
+def make_strip(examples: Sequence[Example], completed: Sequence[Pictures]) -> Pictures:
+    """A picture (height, width, 3) with a row for each of some examples, of a frame in the middle.
 
-    It is written, and returned.
+    From left to right: the hole, what was filled in, the truth.
     """
     rows = []
     for example, filled in list(zip(examples, completed, strict=True))[:STRIP_ROWS]:
@@ -101,12 +99,4 @@ def write_strip(path: StoragePath, examples: Sequence[Example], completed: Seque
         truth = example.frames[middle]
         holed = np.where(example.masks[middle][..., None], np.uint8(255), truth)
         rows.append(np.concatenate([holed, filled[middle], truth], axis=1))
-    strip = np.concatenate(rows)
-    with published(path) as temporary:
-        Image.fromarray(strip).save(temporary, format="png")
-    return strip
-
-
-def is_better(found: dict[str, Any], best: dict[str, Any] | None) -> bool:
-    """Whether a validation is the best one so far, by the hole's PSNR."""
-    return best is None or found["hole_psnr"] > best["hole_psnr"]
+    return np.concatenate(rows)

@@ -1,7 +1,8 @@
-"""Between a frame's own planes (Y, U, V at any bit depth) and RGB, in both directions, by its color tags.
+"""How a frame's own planes (Y, U, V at any bit depth) encode color, by its tags, and what RGB they are.
 
 The network sees RGB; results go back into the source's planes, so that pixels outside the hole are never
-converted (a YUV to RGB to YUV round trip alone changes 64 % of the samples).
+converted (a YUV to RGB to YUV round trip alone changes 64 % of the samples). `completion.pictures` does both on the
+network's device.
 """
 
 import re
@@ -93,7 +94,7 @@ def crop_planes(planes: Planes, color: ColorFormat, box: tuple[int, int, int, in
 
 def planes_to_rgb(planes: Planes, color: ColorFormat) -> NDArray[np.float32]:
     """Planes of code values to RGB (rows, columns, 3), float32 in [0, 1]; chroma is enlarged bilinearly."""
-    luma_offset, luma_scale, chroma_offset, chroma_scale = _scales(color)
+    luma_offset, luma_scale, chroma_offset, chroma_scale = code_scales(color)
     y = (planes[0].astype(np.float32) - luma_offset) * (1 / luma_scale)
     if not color.has_chroma:
         return np.clip(np.repeat(y[..., None], 3, axis=2), 0, 1)
@@ -115,25 +116,6 @@ def planes_to_rgb(planes: Planes, color: ColorFormat) -> NDArray[np.float32]:
     return np.clip(np.stack([red, green, blue], axis=2), 0, 1)
 
 
-def rgb_to_planes(rgb: NDArray[np.float32], color: ColorFormat) -> list[NDArray[np.float32]]:
-    """RGB (rows, columns, 3) in [0, 1] to planes of code values, float32, not yet rounded.
-
-    Rows and columns are multiples of the chroma step; chroma is the mean over its luma samples.
-    """
-    luma_offset, luma_scale, chroma_offset, chroma_scale = _scales(color)
-    kr, kb = color.kr, color.kb
-    red, green, blue = rgb[..., 0], rgb[..., 1], rgb[..., 2]
-    y = kr * red + (1 - kr - kb) * green + kb * blue
-    planes = [y * luma_scale + luma_offset]
-    if color.has_chroma:
-        step_x, step_y = color.chroma_step
-        for difference in ((blue - y) / (2 * (1 - kb)), (red - y) / (2 * (1 - kr))):
-            height, width = difference.shape
-            blocks = difference.reshape(height // step_y, step_y, width // step_x, step_x)
-            planes.append(blocks.mean((1, 3)) * chroma_scale + chroma_offset)
-    return planes
-
-
 def scaled_rgb(frame: av.VideoFrame, width: int, height: int) -> NDArray[np.uint8]:
     """A decoded frame at another size, (height, width, 3) RGB, converted and scaled in one pass.
 
@@ -146,7 +128,7 @@ def scaled_rgb(frame: av.VideoFrame, width: int, height: int) -> NDArray[np.uint
     return picture
 
 
-def _scales(color: ColorFormat) -> tuple[float, float, float, float]:
+def code_scales(color: ColorFormat) -> tuple[float, float, float, float]:
     """Luma offset, luma scale, chroma offset, chroma scale, in code values (H.273, section 8.3)."""
     unit = float(1 << (color.bits - 8))
     if color.is_full_range:

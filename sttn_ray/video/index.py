@@ -138,9 +138,11 @@ class VideoIndex:
         except VideoError as error:
             raise VideoError(f"{self.path}: {error}") from error
 
-    def times_s(self) -> list[float]:
-        """Seconds of every frame after the first one."""
-        return [float((pts - self.pts[0]) * self.time_base) for pts in self.pts]
+    def times_s(self, start: int = 0, stop: int | None = None) -> list[float]:
+        """Seconds of frames `start` to `stop`, or to the last, after the video's first one."""
+        # Dividing integers rounds once, as a Fraction does, in a twentieth of the time.
+        first, (ticks, second) = self.pts[0], self.time_base.as_integer_ratio()
+        return [(pts - first) * ticks / second for pts in self.pts[start:stop]]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, fit for JSON; `from_dict` is the inverse."""

@@ -50,7 +50,7 @@ def make_state(dtype: torch.dtype, *, seed: int, num_workers: int) -> TrainState
                 parameter.normal_(0, 1.1 / parameter[0].numel() ** 0.5)
     networks: list[nn.Module] = [generator.to(dtype), discriminator.to(dtype)]
     if num_workers > 1:
-        networks = [DistributedDataParallel(network) for network in networks]
+        networks = [DistributedDataParallel(network, broadcast_buffers=False) for network in networks]
     return create_state(*networks, beta1=0.0, beta2=0.99)
 
 

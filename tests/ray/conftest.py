@@ -1,6 +1,7 @@
 """What tests on Ray share: one cluster for all that need no other, and a small network."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,19 @@ def start_ray(num_cpus: int = NUM_CPUS, num_gpus: int = 0) -> None:
 def ray_address() -> dict[str, str]:
     """The environment by which a program that is started as a process joins this one's Ray."""
     return {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+
+
+@contextmanager
+def without_shared_ray() -> Iterator[None]:
+    """For the time of a `with` block this process is connected to no Ray, and may start one of another kind."""
+    was_there = ray.is_initialized()
+    ray.shutdown()
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        if was_there:
+            start_ray()
 
 
 @pytest.fixture(scope="session")

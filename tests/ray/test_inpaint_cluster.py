@@ -17,7 +17,7 @@ from sttn_ray.model.weights import save_generator
 from sttn_ray.storage import read_record
 from tests.media import make_video
 from tests.processes import Program, files_in, start, start_command, wait_until
-from tests.ray.conftest import start_ray
+from tests.ray.conftest import start_ray, without_shared_ray
 
 BOX = "16,12,30,20"
 
@@ -115,13 +115,9 @@ def test_a_node_that_is_lost_for_good_leaves_room_for_tasks_of_video_and_a_new_o
 @pytest.fixture(scope="module")
 def two_gpus() -> Iterator[None]:
     """Two GPUs by name only: where processes are placed does not depend on what they find there."""
-    was_there = ray.is_initialized()
-    ray.shutdown()
-    start_ray(num_cpus=6, num_gpus=2)
-    yield
-    ray.shutdown()
-    if was_there:  # the Ray that other tests share
-        start_ray()
+    with without_shared_ray():
+        start_ray(num_cpus=6, num_gpus=2)
+        yield
 
 
 @pytest.mark.usefixtures("two_gpus")

@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import ray
 
 from pipelines import inpaint
 from sttn_ray.config import load_experiment
@@ -17,7 +16,7 @@ from sttn_ray.model.generator import Generator, GeneratorConfig
 from sttn_ray.model.weights import save_generator
 from tests.media import make_damaged_copy, make_images, make_video, zip_folder
 from tests.processes import Program
-from tests.ray.conftest import start_ray
+from tests.ray.conftest import start_ray, without_shared_ray
 from tests.ray.test_inpaint_limits import begin as start_job
 from tests.store import FaultyProxy, client, objects_in, upload
 from tests.store import contents as objects
@@ -139,17 +138,15 @@ def test_a_store_with_faults_gives_the_same_bytes_or_error_rows(
 ) -> None:
     upload(store, archive, f"{bucket}/in")
     shares = {"error": 0.03, "reset": 0.03, "stall": 0.01}
-    ray.shutdown()
     with (
+        without_shared_ray(),
         FaultyProxy(store, shares, seed=5, stall_s=20, denied="matroska") as proxy,
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
         start_ray()
         assert run(f"{bucket}/in", f"{bucket}/out") == 1
-        ray.shutdown()
         counts = proxy.counts
-    start_ray()
     found = objects(store, f"{bucket}/out")
     assert outputs_of(found) == {name: data for name, data in expected.items() if "matroska" not in name}
     assert all(counts[fault] for fault in shares)

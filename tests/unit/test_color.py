@@ -6,10 +6,11 @@ import pytest
 from numpy.typing import NDArray
 
 from sttn_ray.errors import VideoError
-from sttn_ray.video.color import ColorFormat, color_format, crop_planes, frame_planes, planes_to_rgb, rgb_to_planes
+from sttn_ray.video.color import ColorFormat, color_format, crop_planes, frame_planes, planes_to_rgb
 from sttn_ray.video.decode import decode_range
 from sttn_ray.video.index import index_video
 from tests.media import make_frame, make_texture, make_video
+from tests.pictures import rgb_to_planes
 
 LIMITED, FULL = 1, 2
 BT709, UNSPECIFIED, BT601, BT2020 = 1, 2, 5, 9

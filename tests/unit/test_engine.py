@@ -10,13 +10,16 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from sttn_ray.completion.compositing import hole_box, pack_samples, paste_samples
-from sttn_ray.completion.engine import Engine, SourceFrame
+from sttn_ray.completion.compositing import paste_samples
+from sttn_ray.completion.engine import Engine, SourceFrame, pack_samples
 from sttn_ray.completion.schedule import Schedule
+from sttn_ray.errors import DeviceError
 from sttn_ray.masks.hole import Hole, make_hole
 from sttn_ray.model.generator import Generator, GeneratorConfig
 from sttn_ray.model.precision import fastest_precision
-from sttn_ray.video.color import ColorFormat, color_format, planes_to_rgb, rgb_to_planes
+from sttn_ray.video.color import ColorFormat, color_format, planes_to_rgb
+from tests.holes import opacity_of
+from tests.pictures import rgb_to_planes
 
 COLOR = color_format("yuv420p", 1, 1)
 MODEL = (96, 96)
@@ -215,6 +218,38 @@ def test_the_other_shot_does_not_matter() -> None:
         assert np.array_equal(before[number], other_first[number]) == (not is_first)
 
 
+def short_of_memory(engine: Engine, most: int) -> None:
+    """Let each convolution fail on more than `most` frames as CUDA does where its memory is short."""
+
+    def refuse(layer: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if len(inputs[0]) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    for layer in engine.generator.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            layer.register_forward_pre_hook(refuse)
+
+
+def test_where_memory_is_short_fewer_frames_go_through_together(caplog: pytest.LogCaptureFixture) -> None:
+    frames = make_frames(40, draw_moving)
+    engine = make_engine.__wrapped__()
+    short_of_memory(engine, 4)
+    found = complete(frames, engine=engine, segment=20)
+    assert engine.frames_at_once in (3, 4)
+    assert caplog.text.count("the memory of cpu is short") == 1
+    for a, b in zip(found, complete(frames), strict=True):
+        assert np.abs(a.astype(float) - b.astype(float)).max(initial=0) <= 1  # of 65535
+
+
+def test_memory_too_short_for_one_frame_is_an_error() -> None:
+    engine = make_engine.__wrapped__()
+    short_of_memory(engine, 0)
+    with pytest.raises(
+        DeviceError, match=r"too short for a window of \d+ frames of 96x96, one at a time \(CUDA out of"
+    ):
+        complete(make_frames(12, draw_static), engine=engine)
+
+
 def test_references_matter() -> None:
     """So that the test above cannot pass because only the window is looked at."""
     frames = make_frames(30, draw_static)
@@ -272,6 +307,11 @@ def test_fastest_precision_is_one_the_engine_knows() -> None:
     assert fastest_precision("cpu") in ("fp32", "bf16")
 
 
+def packed(rgb: NDArray[np.float32], hole: Hole, color: ColorFormat) -> bytes:
+    values = pack_samples(torch.from_numpy(rgb).permute(2, 0, 1), hole, color)
+    return values.numpy().astype("<u2").tobytes()
+
+
 @pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv422p", "yuv444p", "yuv420p10le", "gray", "yuvj420p"])
 @pytest.mark.parametrize("size", [(64, 48), (63, 47)])
 def test_pasting_leaves_the_rest_bit_for_bit_and_rounds_the_prediction_once(
@@ -285,9 +325,10 @@ def test_pasting_leaves_the_rest_bit_for_bit_and_rounds_the_prediction_once(
     hole = make_hole(mask, dilation_px=4, feather_px=3, chroma_step=color.chroma_step)
     planes = make_noise_planes(rng, color, width, height)
     source = [plane.copy() for plane in planes]
-    left, top, right, bottom = box = hole_box(hole)
+    assert hole.box is not None
+    left, top, right, bottom = hole.box
     rgb = rng.uniform(0, 1, (bottom - top, right - left, 3)).astype(np.float32)
-    paste_samples(planes, pack_samples(rgb, box, hole, color), hole, color)
+    paste_samples(planes, packed(rgb, hole, color), hole, color)
 
     step_x, step_y = color.chroma_step
     padded = np.pad(rgb, ((0, -rgb.shape[0] % step_y), (0, -rgb.shape[1] % step_x), (0, 0)), mode="edge")
@@ -299,7 +340,7 @@ def test_pasting_leaves_the_rest_bit_for_bit_and_rounds_the_prediction_once(
         whole = np.zeros(plane.shape, np.float32)
         part = whole[top // y : -(-bottom // y), left // x : -(-right // x)]
         part[:] = predicted[: part.shape[0], : part.shape[1]]
-        is_opaque = block_minimum(hole.opacity, x, y) == 1
+        is_opaque = block_minimum(opacity_of(hole), x, y) == 1
         assert is_opaque.any()
         error = plane[is_opaque].astype(np.float32) - np.clip(whole, 0, color.maximum)[is_opaque]
         assert np.abs(error).max() <= 0.5 + 2.0 ** (color.bits - 17) + 1e-3
@@ -325,10 +366,10 @@ def test_the_rim_blends_by_opacity() -> None:
     mask[20:28, 20:44] = True
     hole = make_hole(mask, dilation_px=6, feather_px=4, chroma_step=COLOR.chroma_step)
     planes = [np.full((48, 64), 40, np.uint8), *(np.full((24, 32), 128, np.uint8) for _ in range(2))]
-    box = hole_box(hole)
-    white = np.ones((box[3] - box[1], box[2] - box[0], 3), np.float32)
-    paste_samples(planes, pack_samples(white, box, hole, COLOR), hole, COLOR)
-    wanted = np.rint(40 + hole.opacity * (235 - 40))
+    assert hole.opacity is not None
+    white = np.ones((*hole.opacity.shape, 3), np.float32)
+    paste_samples(planes, packed(white, hole, COLOR), hole, COLOR)
+    wanted = np.rint(40 + opacity_of(hole) * (235 - 40))
     assert np.array_equal(planes[0], wanted.astype(np.uint8))
     assert {40, 235} < set(planes[0].ravel().tolist())
 

@@ -1,6 +1,7 @@
 """What the driver of a bulk run makes of outcomes while they come in."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +53,36 @@ def test_failures_are_told_as_they_come_and_the_manifest_stands_from_the_beginni
     ]
 
 
-def test_too_many_failures_stop_the_job(tmp_path: Path) -> None:
+def collected(fraction: float, num_items: int, *failed: int) -> tuple[str | None, int]:
+    """Why a job of which some videos fail is stopped, and how many outcomes it had then."""
     outcomes: dict[int, dict[str, Any]] = {}
-    arriving = iter(rows({0: FAILED}, {1: FAILED, 2: DONE}, {3: DONE}))
-    stopped = collect(arriving, ITEMS, outcomes, 0.3, tell=lambda _: None, keep=lambda: None)
+    items = [replace(ITEMS[0], output=str(n)) for n in range(num_items)]
+    arriving = iter(rows(*({n: FAILED if n in failed else DONE} for n in range(num_items))))
+    stopped = collect(arriving, items, outcomes, fraction, tell=lambda _: None, keep=lambda: None)
+    return stopped, len(outcomes)
+
+
+def test_too_many_failures_stop_the_job() -> None:
+    stopped, num_known = collected(0.3, 40, *range(2, 20))
     assert stopped is not None
-    assert "2 of 4 videos failed" in stopped
-    assert sorted(outcomes) == [0, 1, 2]
+    assert stopped.startswith("13 of 40 videos failed, more than inpaint.max_error_fraction=0.3 allows")
+    assert num_known == 15
+
+
+def test_a_small_catalog_is_tried_in_full_and_none_may_fail_where_that_is_said() -> None:
+    assert collected(0.3, 12, *range(10)) == (None, 12)
+    stopped, num_known = collected(0.3, 12, *range(11))
+    assert stopped is not None
+    assert num_known == 11
+    stopped, num_known = collected(0, 12, 4)
+    assert stopped is not None
+    assert num_known == 5
+
+
+def test_a_job_that_is_at_its_end_is_not_stopped() -> None:
+    assert collected(0.3, 11, *range(11)) == (None, 11)
+    assert collected(0, 3, 2) == (None, 3)
+    assert collected(1, 40, *range(40)) == (None, 40)
 
 
 def test_what_was_known_before_stays_known(tmp_path: Path) -> None:

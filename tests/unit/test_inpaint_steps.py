@@ -6,12 +6,14 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from pipelines import inpaint_completer, inpaint_steps
 from pipelines.inpaint_completer import Completer
 from pipelines.inpaint_outcomes import missing_outcomes
 from pipelines.inpaint_steps import Job, current_plan
 from sttn_ray.catalog.attempts import Place
+from sttn_ray.catalog.faults import NO_ITEM, Fault, Health
 from sttn_ray.catalog.items import Item
 from sttn_ray.catalog.manifest import manifest_row, write_manifest
 from sttn_ray.catalog.plan import Plan, input_stats
@@ -20,6 +22,7 @@ from sttn_ray.catalog.records import ItemDir
 from sttn_ray.errors import MaskError, StorageError, failed_outcome
 from tests.media import make_video
 from tests.plans import SETTINGS, do_segment
+from tests.sick import ILLEGAL_ACCESS, NO_DRIVER
 
 
 class Silent:
@@ -161,23 +164,125 @@ def test_a_chain_that_was_given_up_leaves_its_segment(item: Item, job: Job, monk
         return [b""] * 10
 
     told: list[int] = []
-    goes_on = True
     monkeypatch.setattr(inpaint_completer, "complete_segment", complete)
-    monkeypatch.setattr(inpaint_completer.ray, "get", lambda _: goes_on)
-    monkeypatch.setattr(
-        inpaint_completer.ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "node")
-    )
-    monkeypatch.setattr(Silent, "remote", lambda *_: "answer")
-    completer = Completer.__new__(Completer)
-    completer._job, completer._engine, completer._goes_on = job, None, None
+    progress = Answering(monkeypatch, health=Health([], set()), complete=True)
+    completer = make_completer(job._replace(progress=progress), monkeypatch)
     row = {"outcomes": "", "output_name": item.output, "segment": 1, "plan_hash": plan.plan_hash, "item": 0}
     assert completer(dict(row))["samples"] == [b""] * 10
     assert told == [0, 1, 2]
-    goes_on = False
+    progress.answers["complete"] = False
     assert completer(dict(row)) == row | {"plan_hash": ""}
     assert told == [0, 1, 2]
     assert item_dir.read_outcome() is None
     assert list(item_dir.path.glob("attempts-*")) == []
+
+
+class Ended(BaseException):
+    """In place of the end of this process."""
+
+
+def test_a_process_whose_gpu_fails_ends_and_says_nothing_against_the_video(
+    item: Item, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    item_dir = ItemDir(job.output_dir, item.output)
+    assert list(left(item, job)) == [0, 1, 2]
+    plan = item_dir.read_plan()
+    assert plan is not None
+    error: Exception = torch.AcceleratorError(ILLEGAL_ACCESS)
+
+    def complete(*_: object) -> None:
+        raise error
+
+    def exit_process(status: int) -> None:
+        raise Ended(status)
+
+    monkeypatch.setattr(inpaint_completer, "complete_segment", complete)
+    monkeypatch.setattr(inpaint_completer.os, "_exit", exit_process)
+    progress = Answering(monkeypatch, health=Health([], set()), fail=None, goes_on=False)
+    completer = make_completer(job._replace(progress=progress, chain=4), monkeypatch)
+    row = {"outcomes": "", "output_name": item.output, "segment": 1, "plan_hash": plan.plan_hash, "item": 7}
+    with pytest.raises(Ended, match="1"):
+        completer(dict(row))
+    ((_, fault),) = progress.asked("fail")
+    reason = "CUDA error: an illegal memory access was encountered"
+    assert fault == Fault("node", "192.0.2.7", "0, 1", 7, "segment 1 of film", reason, 4)
+    assert list(item_dir.path.glob("attempts-*")) == []
+    assert item_dir.read_outcome() is None
+
+    # What Ray then gives its successor is left, and so is all once the node is sick.
+    for faults in ([fault], [fault._replace(item=n) for n in range(3)]):
+        progress.answers["health"] = Health(faults, set())
+        assert completer(dict(row)) == row | {"plan_hash": ""}
+    assert len(progress.asked("fail")) == 1
+    assert len(progress.asked("goes_on")) == 1  # the sick node waits for the end of its chain
+
+    # Memory that is short is no fault of the GPU, nor is a segment that fails everywhere.
+    progress.answers["health"] = Health([fault._replace(node="another"), fault._replace(chain=3)], set())
+    assert "not a GPU" in completer(dict(row))["outcomes"]
+    progress.answers["health"] = Health([], set())
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+    item_dir.clear_outcome()
+    assert "CUDA out of memory" in completer(dict(row))["outcomes"]
+    assert len(progress.asked("fail")) == 1
+
+
+@pytest.mark.parametrize("text", [NO_DRIVER, "CUDA error: out of memory"])
+def test_a_process_that_finds_no_gpu_ends_and_an_error_of_ours_is_raised(
+    job: Job, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    error: Exception = RuntimeError(text)
+
+    def start_engine(*_: object, **__: object) -> None:
+        raise error
+
+    def exit_process(status: int) -> None:
+        raise Ended(status)
+
+    monkeypatch.setattr(inpaint_completer, "start_engine", start_engine)
+    monkeypatch.setattr(inpaint_completer.os, "_exit", exit_process)
+    progress = Answering(monkeypatch, health=Health([], set()), fail=None, generator=None)
+    job = make_completer(job._replace(progress=progress), monkeypatch)._job
+    with pytest.raises(Ended):
+        Completer("generator", job, 1)  # type: ignore[arg-type]
+    ((_, fault),) = progress.asked("fail")
+    assert (fault.item, fault.name, fault.reason) == (NO_ITEM, "its start", text)
+    progress.answers["health"] = Health([fault] * 3, set())
+    Completer("generator", job, 1)  # type: ignore[arg-type]  # it touches no GPU
+    progress.answers["health"] = Health([], set())
+    error = TypeError("a fault of ours")
+    with pytest.raises(TypeError):
+        Completer("generator", job, 1)  # type: ignore[arg-type]
+
+
+class Answering:
+    """In place of the actor that counts: it answers as it is told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **answers: object) -> None:
+        self.answers = answers
+        self._asked: list[tuple[Any, ...]] = []
+        monkeypatch.setattr(inpaint_completer.ray, "get", lambda name: self.answers[name])
+
+    def asked(self, name: str) -> list[tuple[Any, ...]]:
+        return [words for words in self._asked if words[0] == name]
+
+    def __getattr__(self, name: str) -> Any:
+        def remote(*words: object) -> str:
+            self._asked.append((name, *words))
+            return name
+
+        return SimpleNamespace(remote=remote)
+
+
+def runtime_context() -> SimpleNamespace:
+    return SimpleNamespace(get_node_id=lambda: "node", get_accelerator_ids=lambda: {"GPU": ["0", "1"]})
+
+
+def make_completer(job: Job, monkeypatch: pytest.MonkeyPatch) -> Completer:
+    monkeypatch.setattr(inpaint_completer.ray, "get_runtime_context", runtime_context)
+    monkeypatch.setattr(inpaint_completer.ray.util, "get_node_ip_address", lambda: "192.0.2.7")
+    completer = Completer.__new__(Completer)
+    completer._job, completer._node, completer._engine, completer._goes_on = job, "node", None, None
+    return completer
 
 
 def test_a_video_that_another_task_finishes_while_it_is_planned_did_not_fail(

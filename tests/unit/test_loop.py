@@ -1,21 +1,26 @@
 """The worker's loop without Ray: what it writes, when it keeps checkpoints, what ends it."""
 
 import shutil
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import count, islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from sttn_ray.errors import ShardError, StorageError
 from sttn_ray.model.generator import GeneratorConfig
-from sttn_ray.training.checkpoints import CheckpointWriter, find_checkpoints
+from sttn_ray.training.checkpoints import find_checkpoints
 from sttn_ray.training.data import Batch
 from sttn_ray.training.loop import LoopSettings, train_to_end
-from sttn_ray.training.metrics import read_metrics
+from sttn_ray.training.metrics import Writer, read_metrics
 from sttn_ray.training.starts import MAX_STARTS, count_start, forget_starts, note_fault
 from sttn_ray.training.state import create_networks, create_state
 from sttn_ray.training.step import StepSettings
+from sttn_ray.training.validation import Example
 
 TINY = GeneratorConfig(channels=16, num_blocks=1, width=96, height=48, mask_keys=True)
 SETTINGS = LoopSettings(
@@ -53,6 +58,8 @@ def run_loop(
     *,
     is_compiled: bool = False,
     num_kept: int = 10,
+    examples: Sequence[Example] = (),
+    batches: Iterator[Batch] | None = None,
 ) -> tuple[list[int], str | None]:
     """The steps at which a checkpoint was kept, and what ended the loop."""
     generator, discriminator = create_networks(TINY, seed=0, initialization="fast")
@@ -61,13 +68,12 @@ def run_loop(
     state = create_state(generator, discriminator, beta1=0.0, beta2=0.99, keeps_average=True)
     fault = train_to_end(
         state,
-        make_batches(),
-        settings,
+        batches or make_batches(),
+        replace(settings, num_checkpoints=num_kept),
         rank=0,
         num_workers=1,
         run_dir=run_dir,
-        examples=[],
-        checkpoints=CheckpointWriter(run_dir, num_kept=num_kept),
+        examples=examples,
         has_notice=has_notice,
     )
     return [int(name.removeprefix("step-")) for name in find_checkpoints(run_dir)], fault
@@ -96,6 +102,66 @@ def test_a_gradient_that_is_no_number_ends_the_loop_and_names_step_and_clips(tmp
     assert kept == []
     assert fault is not None
     assert "the gradient of step 1 is not finite; its clips: a1, b1" in fault
+
+
+def make_away(run_dir: Path, steps: Sequence[int]) -> Callable[[], bool]:
+    """For `has_notice`, which is asked before each validation: at these steps the folder takes no picture."""
+    numbers, path = count(1), run_dir / "validation"
+
+    def ask() -> bool:
+        if next(numbers) in steps:
+            path.touch()
+        elif path.is_file():
+            path.unlink()
+        return False
+
+    return ask
+
+
+def make_example() -> Example:
+    rng = np.random.default_rng(0)
+    masks = np.zeros((3, 48, 96), bool)
+    masks[:, 10:20, 20:50] = True
+    return Example("a", rng.integers(0, 255, (3, 48, 96, 3), np.uint8), masks)
+
+
+VALIDATING = replace(SETTINGS, num_steps=4, log_interval=1, validation_interval=1)
+
+
+def test_training_goes_on_where_a_store_is_away_during_a_validation(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    steady, away = tmp_path / "steady", tmp_path / "away"
+    for folder, steps in ((steady, []), (away, [1])):
+        folder.mkdir()
+        found = run_loop(folder, VALIDATING, make_away(folder, steps), examples=[make_example()])
+        assert found == ([4], None)
+    assert caplog.text.count("what validation found is not written yet") == 1
+    names = ["best.json", "best.pt", *(f"validation/step-0000000{n}.png" for n in range(1, 5))]
+    assert all((away / name).read_bytes() == (steady / name).read_bytes() for name in names)
+
+
+def test_training_ends_where_a_store_is_away_for_two_validations(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"validation/step-00000001\.png: cannot be written"):
+        run_loop(tmp_path, VALIDATING, make_away(tmp_path, [1, 2]), examples=[make_example()])
+    assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1]
+
+
+def test_whatever_ends_the_loop_its_files_are_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writers = []
+    plain = Writer.__init__
+    monkeypatch.setattr(Writer, "__init__", lambda self, *a, **k: (writers.append(self), plain(self, *a, **k))[1])
+
+    def broken() -> Iterator[Batch]:
+        yield from islice(make_batches(), 3)
+        raise ShardError("the clip is gone")
+
+    before = set(threading.enumerate())
+    with pytest.raises(ShardError, match="the clip is gone"):
+        run_loop(tmp_path, replace(SETTINGS, checkpoint_interval=2), batches=broken())
+    assert writers[0]._metrics._file.closed
+    assert set(threading.enumerate()) == before  # those of checkpoints and events have ended
+    assert find_checkpoints(tmp_path) == ["step-00000002"]  # what was under way is there
 
 
 def test_starts_from_one_place_are_limited(tmp_path: Path) -> None:

@@ -135,3 +135,10 @@ def test_what_ends_meanwhile_is_told_as_it_ended() -> None:
         raise KeyboardInterrupt
     with NodeWatch(3, lambda: 2):
         time.sleep(0.3)
+
+
+def test_a_node_that_falls_sick_ends_the_waiting_at_once() -> None:
+    answers = iter([False, False, True])
+    with NodeWatch(3, lambda: 3, lambda: next(answers)) as watch, pytest.raises(NodesChangedError):
+        numbers(watch, Bundles(1, 30))
+    assert next(answers, None) is None  # what is known is not asked again

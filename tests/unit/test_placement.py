@@ -63,3 +63,19 @@ def test_a_cluster_of_which_no_node_answers_is_said(monkeypatch):
     monkeypatch.setattr(cluster.ray, "nodes", lambda: [gone, gone | {"Alive": False}])
     with pytest.raises(ConfigError, match="no node of the Ray cluster answers"):
         cluster.choose_num_actors(None, "cpu", 1, 1)
+
+
+def test_nodes_that_get_no_work_are_not_counted(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        node = {"NodeManagerAddress": "127.0.0.1", "NodeManagerPort": server.getsockname()[1], "Alive": True}
+        nodes = [node | {"NodeID": name, "Resources": {"CPU": 4.0, "GPU": 1.0}} for name in "abc"]
+        monkeypatch.setattr(cluster.ray, "nodes", lambda: nodes)
+        assert cluster.choose_num_actors(None, "cuda", 2, 1) == (3, 3)
+        assert cluster.choose_num_actors(None, "cuda", 2, 1, avoided={"a"}) == (2, 2)
+        assert cluster.choose_num_actors(5, "cuda", 2, 1, takes_fewer=True, avoided={"a", "b"}) == (1, 1)
+        with pytest.raises(ConfigError, match="no node of the Ray cluster but those that get no work answers"):
+            cluster.choose_num_actors(None, "cuda", 2, 1, avoided=set("abc"))
+        assert cluster.choose_num_actors(5, "cuda", 2, 1, can_grow=True, avoided=set("abc")) == (
+            1,
+            5,
+        )  # others may come

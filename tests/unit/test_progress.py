@@ -1,6 +1,7 @@
 from typing import Any
 
 import pytest
+import ray
 
 from pipelines import progress
 from pipelines.progress import Progress, ProgressLine
@@ -59,10 +60,20 @@ def test_counts_hold_what_was_said_once() -> None:
 def test_a_chain_that_was_given_up_counts_no_more() -> None:
     counts = Progress.__ray_metadata__.modified_class()
     counts.plan(0, 100)
-    assert counts.complete(40, 0)
+    assert counts.complete(40, 0, "a")
     counts.add("encoded", 30)
     counts.begin_again(1)
     assert counts.counts()["completed"] == 30
-    assert not counts.complete(20, 0)
-    assert counts.complete(5, 1)
+    assert not counts.goes_on(0)
+    assert not counts.complete(20, 0, "b")
+    assert counts.complete(5, 1, "c")
+    assert counts.health() == ([], {"a", "c"})
     assert counts.counts() == {"planned": 100, "completed": 35, "encoded": 30, "seen": 1}
+
+
+def test_all_operators_of_a_chain_avoid_some_nodes_and_those_of_the_next_one_none() -> None:
+    options = ray.data.DataContext.get_current().execution_options
+    progress.prepare_data({"b", "a"})
+    assert options.label_selector == {"ray.io/node-id": "!in(a,b)"}
+    progress.prepare_data()
+    assert options.label_selector is None

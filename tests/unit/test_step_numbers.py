@@ -1,11 +1,12 @@
 """What a step may be told beside its losses: precision, parts of a batch, limits, weights to begin with."""
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sttn_ray.errors import CheckpointError
 from sttn_ray.model.generator import Generator, GeneratorConfig
@@ -37,29 +38,54 @@ def make_batch(step: int = 0, num_clips: int = 4, num_frames: int = 3) -> tuple[
     return frames, masks
 
 
-def gradients(state: TrainState) -> list[Tensor]:
-    return [p.grad.clone() for p in state.generator.parameters() if p.grad is not None]
+def gradients(network: nn.Module) -> list[Tensor]:
+    return [p.grad.clone() for p in network.parameters() if p.grad is not None]
 
 
 @pytest.mark.parametrize("clips_at_once", [1, 2, 3])
 def test_parts_of_a_batch_add_up_to_the_whole(clips_at_once: int) -> None:
-    # The generator alone: the discriminator's spectral norm iterates for each part.
-    settings = replace(SETTINGS, adversarial_weight=0.0)
     whole, parts = make_state(), make_state()
-    expected = train_step(whole, *make_batch(), settings)
-    found = train_step(parts, *make_batch(), replace(settings, clips_at_once=clips_at_once))
-    for name in ("hole", "valid"):
+    expected = train_step(whole, *make_batch(), SETTINGS)
+    found = train_step(parts, *make_batch(), replace(SETTINGS, clips_at_once=clips_at_once))
+    for name in ("hole", "valid", "discriminator"):
         assert found[name].item() == pytest.approx(expected[name].item(), rel=1e-5)
-    assert found["discriminator"].item() == pytest.approx(expected["discriminator"].item(), rel=0.05)
-    for a, b in zip(gradients(parts), gradients(whole), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-6)
+    # Adam's first step is the gradient's sign, of those near 0 too: the discriminator that judges is only nearly one.
+    assert found["adversarial"].item() == pytest.approx(expected["adversarial"].item(), rel=0.2)
+    for a, b in zip(gradients(parts.generator), gradients(whole.generator), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-5)
+    for a, b in zip(gradients(parts.discriminator), gradients(whole.discriminator), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-5)
+
+
+def test_spectral_norm_iterates_once_in_each_pass_whatever_the_parts() -> None:
+    states = [make_state(), make_state()]
+    counts = []
+    for state, clips_at_once in zip(states, (None, 1), strict=True):
+        norm = state.discriminator.conv[0].parametrizations.weight[0]
+        seen = [norm._u.clone()]
+        state.discriminator.register_forward_hook(lambda *_, norm=norm, seen=seen: seen.append(norm._u.clone()))
+        train_step(state, *make_batch(), replace(SETTINGS, clips_at_once=clips_at_once))
+        counts.append(sum(not torch.equal(a, b) for a, b in pairwise(seen)))
+    assert counts == [3, 3]
+
+
+def test_a_judgment_that_weighs_nothing_is_not_asked_for() -> None:
+    state = make_state()
+    before = {name: value.clone() for name, value in state.discriminator.state_dict().items()}
+    state.discriminator.register_forward_pre_hook(lambda *_: pytest.fail("the discriminator ran"))
+    losses = train_step(state, *make_batch(), replace(SETTINGS, adversarial_weight=0.0))
+    assert losses["hole"] > 0
+    assert (losses["adversarial"].item(), losses["discriminator"].item()) == (0.0, 0.0)
+    assert all(torch.equal(before[name], value) for name, value in state.discriminator.state_dict().items())
 
 
 def test_more_at_once_than_there_are_is_all() -> None:
     states = make_state(), make_state()
     train_step(states[0], *make_batch(), SETTINGS)
     train_step(states[1], *make_batch(), replace(SETTINGS, clips_at_once=9))
-    assert all(torch.equal(a, b) for a, b in zip(gradients(states[0]), gradients(states[1]), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(gradients(states[0].generator), gradients(states[1].generator), strict=True)
+    )
 
 
 def test_bf16_is_near_and_keeps_weights_and_losses_in_float32() -> None:
@@ -71,7 +97,7 @@ def test_bf16_is_near_and_keeps_weights_and_losses_in_float32() -> None:
         assert found[name].item() == pytest.approx(expected[name].item(), rel=0.02)
         assert found[name].item() != expected[name].item()
     assert all(p.dtype == torch.float32 for p in rough.generator.parameters())
-    a, b = (torch.cat([g.flatten() for g in gradients(state)]) for state in (exact, rough))
+    a, b = (torch.cat([g.flatten() for g in gradients(state.generator)]) for state in (exact, rough))
     assert torch.nn.functional.cosine_similarity(a, b, dim=0) > 0.98
 
 
@@ -81,16 +107,16 @@ def test_the_discriminators_gradient_in_bf16_is_near(num_frames: int) -> None:
     for precision in ("fp32", "bf16"):
         state = make_state()
         train_step(state, *make_batch(num_frames=num_frames), replace(SETTINGS, precision=precision))
-        found.append(torch.cat([p.grad.flatten() for p in state.discriminator.parameters() if p.grad is not None]))
+        found.append(torch.cat([g.flatten() for g in gradients(state.discriminator)]))
     assert torch.nn.functional.cosine_similarity(*found, dim=0) > 0.98
 
 
 def test_a_gradient_is_cut_to_its_limit() -> None:
     free, cut = make_state(), make_state()
     train_step(free, *make_batch(), SETTINGS)
-    norm = torch.cat([g.flatten() for g in gradients(free)]).norm().item()
+    norm = torch.cat([g.flatten() for g in gradients(free.generator)]).norm().item()
     train_step(cut, *make_batch(), replace(SETTINGS, max_gradient_norm=norm / 4))
-    for a, b in zip(gradients(free), gradients(cut), strict=True):
+    for a, b in zip(gradients(free.generator), gradients(cut.generator), strict=True):
         torch.testing.assert_close(a / 4, b, rtol=1e-3, atol=1e-9)
 
 
@@ -153,7 +179,8 @@ def test_weights_of_another_width_are_refused(tmp_path: Path) -> None:
 
 
 def test_unequal_parts_of_workers_weigh_by_their_clips() -> None:
-    settings = replace(SETTINGS, adversarial_weight=0.0)
+    # A judgment near nothing: it is of a discriminator that has learned from each worker's clips alone here.
+    settings = replace(SETTINGS, adversarial_weight=1e-9)
     frames, masks = make_batch(num_clips=4)
     whole, first, second = make_state(), make_state(), make_state()
     expected = train_step(whole, frames, masks, settings)
@@ -164,7 +191,9 @@ def test_unequal_parts_of_workers_weigh_by_their_clips() -> None:
     ]
     for name in ("hole", "valid", "discriminator"):
         assert sum(losses[name].item() for losses in found) / 2 == pytest.approx(expected[name].item(), rel=1e-4)
-    for a, b, c in zip(gradients(first), gradients(second), gradients(whole), strict=True):
+    for a, b, c in zip(
+        gradients(first.generator), gradients(second.generator), gradients(whole.generator), strict=True
+    ):
         torch.testing.assert_close((a + b) / 2, c, rtol=1e-3, atol=1e-6)
 
 

@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from PIL import Image
 
 from sttn_ray.corpus import Entry, index_source
 from sttn_ray.errors import StorageError
@@ -21,8 +20,9 @@ from sttn_ray.shards.read import read_index
 from sttn_ray.shards.tables import INDEX_SCHEMA
 from sttn_ray.shards.write import ShardSettings, write_clips, write_drawn_masks
 from sttn_ray.storage import write_record
+from sttn_ray.training.best import is_better
 from sttn_ray.training.summary import summarize
-from sttn_ray.training.validation import complete, is_better, measure, read_examples, write_strip
+from sttn_ray.training.validation import complete, make_strip, measure, read_examples
 from sttn_ray.training.workers import mean_metrics
 from tests.media import make_images, make_pictures
 
@@ -61,7 +61,7 @@ def test_examples_are_the_same_each_time(folder: Path) -> None:
     assert all(e.masks.any() for e in drawn_here)
 
 
-def test_only_the_hole_is_filled_and_measured(folder: Path, tmp_path: Path) -> None:
+def test_only_the_hole_is_filled_and_measured(folder: Path) -> None:
     index = read_index(folder, "validation")
     examples = read_examples(folder, index, num_clips=3, seed=0)
     torch.manual_seed(0)
@@ -74,9 +74,13 @@ def test_only_the_hole_is_filled_and_measured(folder: Path, tmp_path: Path) -> N
         assert found["hole_psnr"] < found["psnr"]
         assert 0 < found["ssim"] < 1
         assert measure(example, example.frames) == {"hole_psnr": 100.0, "psnr": 100.0, "ssim": pytest.approx(1.0)}
-    write_strip(tmp_path / "a/strip.png", examples, completed)
-    with Image.open(tmp_path / "a/strip.png") as strip:
-        assert strip.size == (3 * 96, 3 * 48)
+    strip = make_strip(examples, completed)
+    assert strip.shape == (3 * 48, 3 * 96, 3)
+    for row, (example, filled) in enumerate(zip(examples, completed, strict=True)):
+        holed, shown, truth = np.split(strip[row * 48 : (row + 1) * 48], 3, axis=1)
+        assert (holed[example.masks[5]] == 255).all()
+        assert (shown == filled[5]).all()
+        assert (truth == example.frames[5]).all()
 
 
 def test_the_mean_is_over_all_examples() -> None:

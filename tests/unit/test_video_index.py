@@ -82,6 +82,8 @@ def test_variable_frame_times_and_a_late_start_are_kept(tmp_path: Path):
     assert np.array_equal(np.diff(index.pts), np.diff(VARIABLE_PTS))
     assert index.pts[0] > 900
     assert index.times_s()[:3] == [0.0, 0.01, 0.5]
+    assert index.times_s(1, 3) == [0.01, 0.5]
+    assert index.times_s() == [float((pts - index.pts[0]) * index.time_base) for pts in index.pts]
 
 
 def test_frames_that_an_edit_list_hides_are_not_counted(tmp_path: Path):
