@@ -121,21 +121,24 @@ def test_a_video_can_be_seen_long_before_the_job_ends(tmp_path: Path, checkpoint
 def test_hours_that_end_in_the_middle_cost_no_segment(tmp_path: Path, checkpoint: Path) -> None:
     video = make_video(tmp_path / "film.mp4", num_frames=300, audio=True)
     request = (f"inpaint.video={video}", f"inpaint.boxes={BOX}")
-    output, undisturbed = tmp_path / "out", tmp_path / "undisturbed"
+    undisturbed = tmp_path / "undisturbed"
     with watched_records(undisturbed) as seen:
         assert run(*request, *made_in_tens(undisturbed, checkpoint)) == 0
-    # Its processes were still to be started.
     begun_ns = (undisturbed / "_sttn/run.json").stat().st_mtime_ns
-    max_s = 0.75 * (min(written_ns for written_ns, _ in seen.values()) - begun_ns) / 1e9
-    with watched_records(output) as seen:
-        while not seen:
-            assert run(*request, *made_in_tens(output, checkpoint), f"inpaint.max_hours={max_s / 3600}") == 1
-            max_s *= 1.2
-        assert len(seen) < 30
-        (row,) = pq.read_table(output / "manifest.parquet").to_pylist()
-        assert row["status"] == "pending"
-        assert not (output / "film.mp4").exists()
-        assert run(*request, *made_in_tens(output, checkpoint)) == 0
+    max_s = (min(written_ns for written_ns, _ in seen.values()) - begun_ns) / 1e9
+    for number in range(20):  # how fast a machine is changes from run to run
+        output = tmp_path / f"out-{number}"
+        with watched_records(output) as seen:
+            status = run(*request, *made_in_tens(output, checkpoint), f"inpaint.max_hours={max_s / 3600}")
+            if status == 1 and 0 < len(seen) < 30:
+                (row,) = pq.read_table(output / "manifest.parquet").to_pylist()
+                assert row["status"] == "pending"
+                assert not (output / "film.mp4").exists()
+                assert run(*request, *made_in_tens(output, checkpoint)) == 0
+                break
+        max_s *= 0.6 if seen else 1.2
+    else:
+        pytest.fail("the hours never ended in the middle of the work")
     assert (output / "film.mp4").read_bytes() == (undisturbed / "film.mp4").read_bytes()
 
 
