@@ -20,14 +20,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at them
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Say what stays together where several processes run the tests.
 
     Tests on Ray share one, and one process takes them in their order; but the trainings, which start most of what they
     need, go beside them. Of the others each file stays whole.
     """
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
     for item in items:
         folder, *_ = item.path.relative_to(Path(__file__).parent).parts
         group = "training" if item.path.name in TRAININGS else "ray" if folder in ON_RAY else str(item.path)

@@ -60,7 +60,7 @@ def test_another_number_ends_the_waiting_after_a_while(found: int, least_s: floa
     start = time.monotonic()
     dataset = Bundles(3, 600)
     seen: list[int] = []
-    with NodeWatch(3, lambda: found) as watch, pytest.raises(NodesChangedError):
+    with pytest.raises(NodesChangedError), NodeWatch(3, lambda: found) as watch:
         seen.extend(row["number"] for row in watch.rows(dataset))
     assert seen == [0, 1, 2]
     assert dataset.was_ended_early
@@ -99,7 +99,7 @@ def test_a_cluster_that_does_not_answer_is_asked_again() -> None:
             raise error
         return 2
 
-    with NodeWatch(3, count) as watch, pytest.raises(NodesChangedError):
+    with pytest.raises(NodesChangedError), NodeWatch(3, count) as watch:
         numbers(watch, Bundles(2, 600))
 
 
@@ -126,7 +126,7 @@ def test_what_is_raised_where_python_drops_it_is_raised_again() -> None:
             Dropping()
             return super().iter_internal_ref_bundles()
 
-    with NodeWatch(3, lambda: 2) as watch, pytest.raises(NodesChangedError):
+    with pytest.raises(NodesChangedError), NodeWatch(3, lambda: 2) as watch:
         numbers(watch, Cleaning(1, 600))
 
 
@@ -139,6 +139,6 @@ def test_what_ends_meanwhile_is_told_as_it_ended() -> None:
 
 def test_a_node_that_falls_sick_ends_the_waiting_at_once() -> None:
     answers = iter([False, False, True])
-    with NodeWatch(3, lambda: 3, lambda: next(answers)) as watch, pytest.raises(NodesChangedError):
+    with pytest.raises(NodesChangedError), NodeWatch(3, lambda: 3, lambda: next(answers)) as watch:
         numbers(watch, Bundles(1, 30))
     assert next(answers, None) is None  # what is known is not asked again
