@@ -13,7 +13,7 @@ from tests.store import make_bucket, moto_server
 from tests.training import make_shards
 
 ON_RAY = ("ray", "end_to_end", "gpu")
-TRAININGS = ("test_train.py", "test_tune.py")
+OF_TRAINING = ("test_build_shards.py", "test_object_store.py", "test_train.py", "test_tune.py")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -24,15 +24,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Say what stays together in one process, where several run the tests.
 
-    Tests on Ray share one, and one process takes them in their order; but the trainings, which start most of what they
-    need, go beside them. Of the others each file stays whole.
+    Tests on Ray share one, and one process takes them in their order; those of shards and trainings, as long as all
+    others together, share another. Elsewhere each file stays whole.
     """
     from xdist.scheduler import LoadScopeScheduling
 
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             path = Path(nodeid.partition("::")[0])
-            return "training" if path.name in TRAININGS else "ray" if path.parent.name in ON_RAY else str(path)
+            return "training" if path.name in OF_TRAINING else "ray" if path.parent.name in ON_RAY else str(path)
 
     return Scheduling(config, log)
 

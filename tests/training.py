@@ -99,9 +99,9 @@ def train(*arguments: str, **environment: str) -> Said:
     return run("sttn_ray.train", *arguments, **environment)
 
 
-def kill_after(shards: Path, run_dir: Path, num_workers: int, *, steps: int) -> None:
+def kill_after(shards: Path, run_dir: Path, num_workers: int, *more: str, steps: int) -> None:
     """Train, and SIGKILL the driver once there are a checkpoint and so many steps."""
-    killed = start("sttn_ray.train", *words(shards, run_dir, num_workers))
+    killed = start("sttn_ray.train", *words(shards, run_dir, num_workers, *more))
     wait_until(
         lambda: has_checkpoint(run_dir) and steps_done(run_dir) >= steps,
         f"{steps} steps",

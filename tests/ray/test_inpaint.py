@@ -117,6 +117,7 @@ def test_a_video_can_be_seen_long_before_the_job_ends(tmp_path: Path, checkpoint
     assert num_later > 15, f"{num_later} of 30 segments of the other video"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_hours_that_end_in_the_middle_cost_no_segment(tmp_path: Path, checkpoint: Path) -> None:
     video = make_video(tmp_path / "film.mp4", num_frames=300, audio=True)

@@ -16,16 +16,18 @@ from tests.ray.conftest import NUM_CPUS, ray_address
 from tests.store import client, objects_in, upload
 from tests.training import NUM_STEPS, final_state, has_checkpoint, kill_after, losses, seen, steps_done, train, words
 
+CROP = ("train.crop_width=120", "train.crop_height=72")  # of frames of 240x144: a step takes a quarter of the time
+
 
 @pytest.mark.usefixtures("cluster")
 @pytest.mark.parametrize("num_workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_killed_driver_and_the_same_command_give_the_same_bits(
     training_shards: Path, tmp_path: Path, num_workers: int
 ) -> None:
-    assert program.run(load_experiment(words(training_shards, tmp_path / "undisturbed", num_workers))) == 0
+    assert program.run(load_experiment(words(training_shards, tmp_path / "undisturbed", num_workers, *CROP))) == 0
     # With a Ray of its own, as most people run it.
-    kill_after(training_shards, tmp_path / "disturbed", num_workers, steps=3)
-    resumed = train(*words(training_shards, tmp_path / "disturbed", num_workers), **ray_address())
+    kill_after(training_shards, tmp_path / "disturbed", num_workers, *CROP, steps=3)
+    resumed = train(*words(training_shards, tmp_path / "disturbed", num_workers, *CROP), **ray_address())
     assert resumed.returncode == 0, resumed.text[-2000:]
     assert "going on from step" in resumed.text
 
@@ -46,7 +48,7 @@ def test_a_killed_driver_and_the_same_command_give_the_same_bits(
 
     # Once more: there is nothing to do. Other settings are refused there.
     before = (tmp_path / "disturbed/metrics.jsonl").read_text()
-    again = words(training_shards, tmp_path / "disturbed", num_workers)
+    again = words(training_shards, tmp_path / "disturbed", num_workers, *CROP)
     assert program.run(load_experiment(again)) == 0
     assert (tmp_path / "disturbed/metrics.jsonl").read_text() == before
     with pytest.raises(ConfigError, match=r"train.learning_rate was 0.001, now 0.0001"):
@@ -99,7 +101,8 @@ def test_a_killed_worker_is_replaced(training_shards: Path, tmp_path: Path) -> N
 
 @pytest.mark.usefixtures("cluster")
 def test_a_gradient_that_is_no_number_ends_the_run_at_once(training_shards: Path, tmp_path: Path) -> None:
-    done = train(*words(training_shards, tmp_path / "run", 2, "train.learning_rate=1e30"), **ray_address())
+    request = words(training_shards, tmp_path / "run", 2, *CROP, "train.learning_rate=1e30")
+    done = train(*request, **ray_address())
     assert done.returncode == 1, done.text[-2000:]
     assert "training stopped: the gradient of step " in done.text
     assert "no weight was changed by it" in done.text
