@@ -23,13 +23,15 @@ MIN_LOCAL_CPUS = 4
 NODE_TIMEOUT_S = 5.0
 
 
-def connect(*, shows_workers: bool = True) -> None:
+def connect(*, shows_workers: bool = True, has_dashboard: bool = True) -> None:
     """Join the cluster that RAY_ADDRESS or a running `ray start` names, else start one on this machine.
 
     A process that is connected already stays so.
 
     Args:
         shows_workers: what the cluster's processes say is said here too.
+        has_dashboard: of a cluster that is started. Tune and Train leak placement groups without one; others start
+            faster.
     """
     # Ray's usage statistics are off unless the user asks for them.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -43,6 +45,7 @@ def connect(*, shows_workers: bool = True) -> None:
     ray.init(
         address="local",
         num_cpus=cpus,
+        include_dashboard=has_dashboard,
         dashboard_host="127.0.0.1",
         logging_level=logging.WARNING,
         log_to_driver=shows_workers,

@@ -3,17 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sttn_ray.choices import Precision
 from sttn_ray.errors import DeviceError
 from sttn_ray.model.discriminator import Discriminator
 from sttn_ray.model.generator import PRESETS, Generator
 
-Precision = Literal["fp32", "bf16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 # Least cosines of what bf16 and float32 give; on a sound processor 0.9999 for outputs, 0.996 for each gradient.
