@@ -80,7 +80,7 @@ def run(experiment: Experiment) -> int:
     corpus = find_entries(root)
     wanted = _wanted(corpus.entries, experiment)
     settings = _settings(experiment)
-    cluster.connect()
+    cluster.connect(has_dashboard=False)
     cluster.require_shared_paths(_paths(experiment))
     ours = {**vars(settings), "frames_fps": experiment.corpus.frames_fps, "seed": experiment.run.seed}
     ours |= {"validation_share": experiment.corpus.validation_share}

@@ -70,6 +70,8 @@ def _start(checkpoint: Path) -> "Generator":
     def load() -> "Generator":
         from sttn_ray.model.weights import load_generator
 
+        from . import inpaint_chain  # noqa: F401 -- Ray Data and all that it brings
+
         return load_generator(checkpoint)
 
     with ThreadPoolExecutor(1) as pool:
