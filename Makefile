@@ -29,8 +29,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED) ## make a small corpus and show every step on it, in minutes
 	$(BIN)/python -m pipelines.demo
 
+# In two processes: tests on Ray often wait.
 test: $(INSTALLED) ## run the tests, but the slow ones
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-slow: $(INSTALLED) ## run the tests that take over a minute each
 	$(BIN)/python -m pytest -m slow

@@ -58,6 +58,7 @@ class NodeWatch:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._is_waiting = False  # a second signal may have ended what sets it
         self._stop.set()
         self._thread.join()
         signal.signal(signal.SIGUSR1, self._handler_before)

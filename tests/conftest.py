@@ -11,9 +11,25 @@ import torch
 from tests.store import make_bucket, moto_server
 from tests.training import make_shards
 
+ON_RAY = ("ray", "end_to_end", "gpu")
+TRAININGS = ("test_train.py", "test_tune.py")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--media", type=Path, help="folder of real videos for the slow tests that want some")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at them
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say what stays together where several processes run the tests.
+
+    Tests on Ray share one, and one process takes them in their order; but the trainings, which start most of what they
+    need, go beside them. Of the others each file stays whole.
+    """
+    for item in items:
+        folder, *_ = item.path.relative_to(Path(__file__).parent).parts
+        group = "training" if item.path.name in TRAININGS else "ray" if folder in ON_RAY else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

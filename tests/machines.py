@@ -10,13 +10,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.processes import ROOT
+from tests.processes import ROOT, wait_until
 
 SBIN = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 USER = "machine"
@@ -142,24 +141,15 @@ def _start(own: Path, number: int, key: Path) -> subprocess.Popen[bytes]:
 
 def first_inside(process: subprocess.Popen[bytes]) -> int:
     """The first process of the namespaces that an `unshare --fork` made."""
-    end = time.monotonic() + 10
-    while time.monotonic() < end:
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        if children:
-            return int(children[0])
-        time.sleep(0.02)
-    raise AssertionError("unshare started nothing")
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    wait_until(lambda: bool(children.read_text()), "what unshare starts")
+    return int(children.read_text().split()[0])
 
 
 def _wait_for_ssh(found: Machines, address: str) -> None:
     options = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "BatchMode=yes"]
-    end = time.monotonic() + 30
-    while True:
-        trial = found.run("ssh", "-i", str(found.key), *options, f"{USER}@{address}", "true", capture_output=True)
-        if trial.returncode == 0:
-            return
-        assert time.monotonic() < end, trial.stderr
-        time.sleep(0.2)
+    command = ["ssh", "-i", str(found.key), *options, f"{USER}@{address}", "true"]
+    wait_until(lambda: found.run(*command, capture_output=True).returncode == 0, f"an answer of {address} to SSH")
 
 
 def _here(namespace: str, script: str) -> None:

@@ -4,12 +4,10 @@ import http.client
 import math
 import random
 import socket
-import subprocess
 import sys
 import threading
-import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,6 +15,8 @@ from typing import Any
 
 import pytest
 import s3fs
+
+from tests.processes import start_command, wait_until
 
 ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "test",
@@ -31,16 +31,15 @@ def moto_server() -> Iterator[str]:
     """Start moto's server and set this process's credentials; gives the server's address."""
     port = free_port()
     words = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = start_command(words)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)
         try:
-            _wait_for(port)
+            wait_until(lambda: _answers(port), "the store", program=process)
             yield f"http://127.0.0.1:{port}"
         finally:
             process.kill()
-            process.wait()
 
 
 def make_bucket(url: str, name: str) -> str:
@@ -68,6 +67,17 @@ def contents(url: str, path: str) -> dict[str, bytes]:
     return {name.removeprefix(f"{root}/"): store.cat_file(name) for name in store.find(root)}
 
 
+def objects_in(url: str, path: str) -> Callable[[], object]:
+    """Gives a value that changes whenever an object appears, is replaced, or vanishes below a path."""
+    store, root = client(url), path.removeprefix("s3://")
+
+    def moves() -> object:
+        found = store.find(root, detail=True)
+        return {name: (info["size"], info["LastModified"]) for name, info in found.items()}
+
+    return moves
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -75,16 +85,12 @@ def free_port() -> int:
         return port
 
 
-def _wait_for(port: int) -> None:
-    end = time.monotonic() + 60
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            assert time.monotonic() < end, "the server does not start"
-            time.sleep(0.05)
-        else:
-            return
+def _answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=10).close()
+    except OSError:
+        return False
+    return True
 
 
 class FaultyProxy:

@@ -1,7 +1,5 @@
 """What tests of whole trainings share: shards of three clips, a short request, and what a run has left behind."""
 
-import subprocess
-import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,7 +14,7 @@ from sttn_ray.shards.write import ShardSettings, write_clips
 from sttn_ray.training.checkpoints import find_checkpoints
 from sttn_ray.training.metrics import read_metrics
 from tests.media import make_video
-from tests.processes import ROOT, start, wait_until
+from tests.processes import Said, files_in, run, start, wait_until
 
 NUM_STEPS = 9
 
@@ -96,21 +94,19 @@ def losses(run_dir: Path) -> list[list[float]]:
     return [[line[name] for name in names] for line in read_metrics(run_dir / "metrics.jsonl")]
 
 
-def train(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "sttn_ray.train", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-    )
+def train(*arguments: str, **environment: str) -> Said:
+    """Train to the end, as a program of its own."""
+    return run("sttn_ray.train", *arguments, **environment)
 
 
 def kill_after(shards: Path, run_dir: Path, num_workers: int, *, steps: int) -> None:
     """Train, and SIGKILL the driver once there are a checkpoint and so many steps."""
     killed = start("sttn_ray.train", *words(shards, run_dir, num_workers))
-    wait_until(lambda: has_checkpoint(run_dir) and steps_done(run_dir) >= steps, f"{steps} steps", seconds=180)
+    wait_until(
+        lambda: has_checkpoint(run_dir) and steps_done(run_dir) >= steps,
+        f"{steps} steps",
+        program=killed,
+        moves=files_in(run_dir),
+    )
     killed.kill()
-    killed.wait(30)
     assert steps_done(run_dir) < NUM_STEPS, "the run ended before it was killed"

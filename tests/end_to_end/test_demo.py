@@ -1,21 +1,18 @@
 """The demo, from nothing to the page."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.processes import start
 
 
 @pytest.mark.slow
 def test_demo_writes_the_page(tmp_path: Path) -> None:
     words = [f"demo.output={tmp_path / 'demo'}", "train.num_steps=6", "train.checkpoint_interval=3"]
-    command = [sys.executable, "-m", "pipelines.demo", *words]
-    subprocess.run(command, cwd=ROOT, check=True, timeout=600, env=os.environ | {"RAY_AUTH_MODE": "disabled"})
+    demo = start("pipelines.demo", *words, RAY_AUTH_MODE="disabled")
+    assert demo.finish(tmp_path) == 0, demo.said()[-3000:]
     page = (tmp_path / "demo/report/index.html").read_text()
     for text in ("Telea", "temporal median", "Training samples", "<svg", "mask given as video"):
         assert text in page

@@ -96,7 +96,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             return False
 
     try:
-        wait_until(answers, "the head", seconds=180)
+        wait_until(answers, "the head")
         yield found
     finally:
         process.send_signal(signal.SIGKILL)  # with --kill-child all that is in the namespace
@@ -177,7 +177,7 @@ def test_a_bulk_run_has_workers_started_and_lets_them_go(
     check_all_done(tmp_path, printed)
     assert f"the cluster carries 0 of {MAX_WORKERS} processes now" in printed
     assert most == 1 + MAX_WORKERS
-    wait_until(lambda: cluster.num_nodes() == 1, "the workers' end", seconds=300)
+    wait_until(lambda: cluster.num_nodes() == 1, "the workers' end")
 
 
 def test_what_cannot_come_is_refused_without_autoscaling(

@@ -19,7 +19,7 @@ from sttn_ray.model.generator import Generator, GeneratorConfig
 from sttn_ray.model.weights import save_generator
 from sttn_ray.sweep.trials import read_trials
 from tests.media import make_video
-from tests.processes import ROOT, descendants, wait_until
+from tests.processes import ROOT, descendants, files_in, wait_until
 from tests.store import free_port
 from tests.training import NUM_STEPS, final_state, has_checkpoint, train, words
 
@@ -103,11 +103,11 @@ def test_a_training_is_submitted_stopped_and_submitted_again(head: Head, trainin
     run_dir = tmp_path / "run"
     request = ["sttn_ray.train", *words(training_shards, run_dir, 2)]
     assert head.submit(*request, name="first").returncode == 0
-    wait_until(lambda: has_checkpoint(run_dir), "a checkpoint", seconds=240)
+    wait_until(lambda: has_checkpoint(run_dir), "a checkpoint", moves=files_in(run_dir))
     assert training_workers(head)
     stopped = head.ray("stop", "first")
     assert stopped.returncode == 0, stopped.stderr
-    wait_until(lambda: not training_workers(head), "the workers' end", seconds=60)
+    wait_until(lambda: not training_workers(head), "the workers' end")
     done = head.submit(*request)
     assert done.returncode == 0, done.stdout[-3000:]
     assert "going on from step" in done.stdout
@@ -139,10 +139,12 @@ def test_a_sweep_is_submitted_stopped_and_submitted_again(head: Head, training_s
     part = ("train.num_steps=2", "train.crop_width=96", "train.crop_height=48", "tune.max_concurrent=1")
     request = ["sttn_ray.tune", f"{tmp_path}/space.yaml", *words(training_shards, run_dir, 1, *part)]
     assert head.submit(*request, name="sweep").returncode == 0
-    wait_until(lambda: "done" in {trial["status"] for trial in read_trials(run_dir)}, "a trial", seconds=240)
+    wait_until(
+        lambda: "done" in {trial["status"] for trial in read_trials(run_dir)}, "a trial", moves=files_in(run_dir)
+    )
     (first,) = [trial for trial in read_trials(run_dir) if trial["status"] == "done"]
     assert head.ray("stop", "sweep").returncode == 0
-    wait_until(lambda: not training_workers(head), "the workers' end", seconds=60)
+    wait_until(lambda: not training_workers(head), "the workers' end")
     swept = head.submit(*request)
     assert swept.returncode == 0, swept.stdout[-3000:]
     rows = pq.read_table(run_dir / "trials.parquet").to_pylist()

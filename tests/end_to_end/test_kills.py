@@ -4,8 +4,6 @@ import csv
 import json
 import os
 import random
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,7 +18,7 @@ from sttn_ray.model.generator import Generator, GeneratorConfig
 from sttn_ray.model.weights import save_generator
 from sttn_ray.storage import read_record
 from tests.media import make_video
-from tests.processes import ROOT, descendants, kill_ray_process, wait_until
+from tests.processes import Program, descendants, files_in, kill_ray_process, start, wait_until
 
 KILLS = ["driver"] * 3 + ["Completer"] * 2 + ["encode"] * 2 + ["node"] * 3
 NUM_FILES = 16
@@ -87,20 +85,13 @@ def test_ten_kills_on_two_nodes_give_the_same_bytes(tmp_path: Path) -> None:
     network = GeneratorConfig(channels=64, num_blocks=2, width=96, height=48, mask_keys=True)
     save_generator(tmp_path / "tiny.pt", Generator(network))
 
-    def begin(output: Path, **environment: str) -> subprocess.Popen[bytes]:
+    def begin(output: Path, **environment: str) -> Program:
         words = [f"inpaint.catalog={catalog}", f"inpaint.output={output}"]
         words += [f"inpaint.checkpoint={tmp_path / 'tiny.pt'}", "inpaint.segment_frames=20", "run.actor_cpus=1"]
-        with open(output.with_suffix(".log"), "ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", "pipelines.inpaint", *words],
-                cwd=ROOT,
-                env={**os.environ, **environment},
-                stdout=log,
-                stderr=log,
-            )
+        return start("pipelines.inpaint", *words, log=output.with_suffix(".log"), **environment)
 
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
-    assert begin(undisturbed).wait(600) == 1  # one is no video
+    assert begin(undisturbed).finish(undisturbed) == 1  # one is no video
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3})
     try:
@@ -109,12 +100,11 @@ def test_ten_kills_on_two_nodes_give_the_same_bytes(tmp_path: Path) -> None:
             run = begin(disturbed, RAY_ADDRESS=cluster.address)
             for kill in kills:
                 before = len(seen)
-                wait_until(lambda: run.poll() is not None or len(seen) > before, "a segment")  # noqa: B023
+                wait_until(lambda: len(seen) > before, "a segment", program=run, moves=files_in(disturbed))  # noqa: B023
                 time.sleep(chance.uniform(0, 3))
-                assert run.poll() is None, f"it ended before all kills (seed {seed}); make the films longer"
+                assert not run.has_ended, f"it ended before all kills (seed {seed}); make the films longer"
                 if kill == "driver":
                     run.kill()
-                    run.wait(30)
                     wait_until(lambda: not is_at_work(), "the end of the killed driver's processes")
                     run = begin(disturbed, RAY_ADDRESS=cluster.address)
                 elif kill == "node":
@@ -122,7 +112,7 @@ def test_ten_kills_on_two_nodes_give_the_same_bytes(tmp_path: Path) -> None:
                     second = cluster.add_node(num_cpus=3)
                 else:
                     kill_ray_process(os.getpid(), kill)
-            assert run.wait(600) == 1, seed
+            assert run.finish(disturbed) == 1, seed
             assert len({node for _, node in seen.values()}) > 1
     finally:
         cluster.shutdown()

@@ -70,7 +70,7 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
         with open(folder / "dashboard.log", "wb") as log:
             tunnel = subprocess.Popen(words, cwd=ROOT, env=found.environment(), stdout=log, stderr=log)
         try:
-            wait_until(lambda: "alive: 2" in nodes(cluster), "the worker", seconds=300)
+            wait_until(lambda: "alive: 2" in nodes(cluster), "the worker")
             yield cluster
         finally:
             tunnel.kill()
@@ -122,6 +122,6 @@ def test_down_ends_ray_on_the_head(launched: Launched) -> None:
     def has_ray(number: int) -> bool:
         return any("raylet" in line or "gcs_server" in line for line in launched.machines.processes(number))
 
-    wait_until(lambda: not has_ray(0), "the end of Ray on the head", seconds=60)
+    wait_until(lambda: not has_ray(0), "the end of Ray on the head")
     # `ray down` speaks to the head only; a worker ends itself when it has not heard of the head for a minute.
-    wait_until(lambda: not has_ray(1), "the end of Ray on the worker", seconds=180)
+    wait_until(lambda: not has_ray(1), "the end of Ray on the worker")

@@ -15,13 +15,12 @@ from ray.cluster_utils import Cluster
 from sttn_ray.paths import as_path
 from sttn_ray.storage import read_record
 from sttn_ray.training.checkpoints import find_checkpoints
-from tests.processes import ROOT, wait_until
+from tests.processes import ROOT, Program, files_in, start, wait_until
 from tests.store import FaultyProxy, client, free_port
 from tests.training import NUM_STEPS, final_state, losses, seen, steps_done, train, words
 
 pytestmark = pytest.mark.slow
-MAX_S_TO_FAIL = 300
-Start = Callable[..., subprocess.Popen[bytes]]
+Start = Callable[..., Program]
 
 
 @contextmanager
@@ -40,20 +39,15 @@ def small_disk(folder: Path, num_bytes: int) -> Iterator[Path]:
 @pytest.fixture
 def start_logged() -> Iterator[Start]:
     """Starts trainings that write what they say to a file; one that still runs at the end is killed."""
-    runs = []
+    runs: list[Program] = []
 
-    def begin(log: Path, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
-        with open(log, "wb") as said:
-            command = [sys.executable, "-m", "sttn_ray.train", *arguments]
-            environment = {**os.environ, **environment}
-            run = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=said, stderr=subprocess.STDOUT)
-        runs.append(run)
-        return run
+    def begin(log: Path, *arguments: str, **environment: str) -> Program:
+        runs.append(start("sttn_ray.train", *arguments, log=log, **environment))
+        return runs[-1]
 
     yield begin
     for run in runs:
         run.kill()
-        run.wait()
 
 
 def test_a_run_grows_when_a_node_comes(training_shards: Path, tmp_path: Path, start_logged: Start) -> None:
@@ -63,11 +57,16 @@ def test_a_run_grows_when_a_node_comes(training_shards: Path, tmp_path: Path, st
     try:
         request = words(training_shards, run_dir, 2, *more, "train.validation_clips=0")
         run = start_logged(tmp_path / "log", *request, RAY_ADDRESS=cluster.address)
-        wait_until(lambda: steps_done(run_dir) >= 3, "three steps", seconds=180)
+        wait_until(lambda: steps_done(run_dir) >= 3, "three steps", program=run, moves=files_in(run_dir))
         assert (read_record(run_dir / "starts.json") or {})["workers"] == 1
         cluster.add_node(num_cpus=1)
-        wait_until(lambda: (read_record(run_dir / "starts.json") or {}).get("workers") == 2, "two workers", seconds=180)
-        assert run.wait(600) == 0, (tmp_path / "log").read_text()[-2000:]
+        wait_until(
+            lambda: (read_record(run_dir / "starts.json") or {}).get("workers") == 2,
+            "two workers",
+            program=run,
+            moves=files_in(run_dir),
+        )
+        assert run.finish(run_dir) == 0, run.said()[-2000:]
     finally:
         cluster.shutdown()
     assert [step for step, _ in seen(run_dir)] == list(range(1, num_steps + 1))
@@ -83,14 +82,14 @@ def test_a_full_disk_ends_the_run_and_the_same_command_goes_on(
     with small_disk(tmp_path / "disk", int(3.5 * size)) as disk:
         run_dir, filler = disk / "run", disk / "filler"
         run = start_logged(tmp_path / "log", *words(training_shards, run_dir, 1))
-        wait_until(lambda: steps_done(run_dir) >= 3, "three steps", seconds=180)
+        wait_until(lambda: steps_done(run_dir) >= 3, "three steps", program=run, moves=files_in(run_dir))
         subprocess.run(["dd", "if=/dev/zero", f"of={filler}", "bs=64K"], capture_output=True, check=False)
-        assert run.wait(MAX_S_TO_FAIL) == 1, (tmp_path / "log").read_text()[-3000:]
-        assert "No space left on device" in (tmp_path / "log").read_text()
-        assert "the same command goes on" in (tmp_path / "log").read_text()
+        assert run.finish() == 1, run.said()[-3000:]
+        assert "No space left on device" in run.said()
+        assert "the same command goes on" in run.said()
         filler.unlink()
         done = train(*words(training_shards, run_dir, 1))
-        assert done.returncode == 0, done.stderr[-2000:]
+        assert done.returncode == 0, done.text[-2000:]
         whole, parts = final_state(tmp_path / "undisturbed"), final_state(run_dir)
         assert all(torch.equal(whole[name], parts[name]) for name in whole)
         assert losses(tmp_path / "undisturbed") == losses(run_dir)
@@ -105,16 +104,16 @@ def test_a_store_that_is_away_for_half_a_minute_costs_nothing(
     environment = {"AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{port}"}
     with FaultyProxy(store, {}, seed=0, port=port):
         run = start_logged(tmp_path / "log", *request, **environment)
-        wait_until(lambda: bool(client(store).glob(f"{bucket}/run/checkpoints/step-*")), "a checkpoint", seconds=180)
+        wait_until(lambda: bool(client(store).glob(f"{bucket}/run/checkpoints/step-*")), "a checkpoint", program=run)
     time.sleep(30)
     with FaultyProxy(store, {}, seed=0, port=port):
-        assert run.wait(240) == 0, (tmp_path / "log").read_text()[-3000:]
+        assert run.finish() == 0, run.said()[-3000:]
     found = tmp_path / "found"
     client(store).get(f"{bucket}/run", str(found), recursive=True)
     whole, parts = final_state(tmp_path / "disk"), final_state(found)
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
     assert losses(tmp_path / "disk") == losses(found)
-    assert "workers died" not in (tmp_path / "log").read_text()
+    assert "workers died" not in run.said()
 
 
 def test_a_store_that_stays_away_ends_the_run_and_the_same_command_goes_on(
@@ -125,17 +124,15 @@ def test_a_store_that_stays_away_ends_the_run_and_the_same_command_goes_on(
     environment = {"AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{port}"}
     with FaultyProxy(store, {}, seed=0, port=port):
         run = start_logged(tmp_path / "log", *request, **environment)
-        wait_until(lambda: bool(client(store).glob(f"{bucket}/run/checkpoints/step-*")), "a checkpoint", seconds=180)
-    assert run.wait(MAX_S_TO_FAIL) == 1, (tmp_path / "log").read_text()[-3000:]
-    assert "cannot be" in (tmp_path / "log").read_text()
+        wait_until(lambda: bool(client(store).glob(f"{bucket}/run/checkpoints/step-*")), "a checkpoint", program=run)
+    assert run.finish() == 1, run.said()[-3000:]
+    assert "cannot be" in run.said()
     # Whatever lies there is whole.
     for path in client(store).glob(f"{bucket}/run/checkpoints/step-*/state.pt"):
         client(store).get(path, str(tmp_path / "state.pt"))
         torch.load(tmp_path / "state.pt", weights_only=True)
-    done = subprocess.run(
-        [sys.executable, "-m", "sttn_ray.train", *request], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    done = train(*request)
+    assert done.returncode == 0, done.text[-2000:]
 
 
 def test_an_upload_that_is_cut_off_leaves_nothing(tmp_path: Path, store: str, bucket: str) -> None:

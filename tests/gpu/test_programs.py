@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-import ray
 import torch
 import torch.distributed
 import torch.multiprocessing
@@ -19,6 +18,7 @@ from sttn_ray.model.weights import save_generator
 from sttn_ray.training.state import create_networks, create_state, unwrapped
 from sttn_ray.training.step import train_step
 from tests.media import make_video
+from tests.ray.conftest import start_ray, without_shared_ray
 from tests.unit.test_step_numbers import SETTINGS, TINY, make_batch
 
 pytestmark = pytest.mark.gpu
@@ -78,8 +78,8 @@ def test_two_processes_share_a_gpu(tmp_path: Path) -> None:
         make_video(tmp_path / f"films/{number}.mp4", num_frames=24, seed=number)
     rows = "".join(f'films/{n}.mp4,"16,12,30,20"\n' for n in range(4))
     (tmp_path / "catalog.csv").write_text(f"video,boxes\n{rows}")
-    ray.init(num_cpus=4, num_gpus=1, include_dashboard=False, log_to_driver=False)
-    try:
+    with without_shared_ray():
+        start_ray(num_cpus=4, num_gpus=1)
         words = [f"inpaint.catalog={tmp_path}/catalog.csv", f"inpaint.checkpoint={checkpoint}", "run.device=cuda"]
         words += ["run.actor_cpus=1", "inpaint.segment_frames=12"]
         outputs = {}
@@ -88,6 +88,4 @@ def test_two_processes_share_a_gpu(tmp_path: Path) -> None:
             rows = pq.read_table(tmp_path / name / "manifest.parquet").to_pylist()
             assert [row["status"] for row in rows] == ["done"] * 4
             outputs[name] = [(tmp_path / name / f"films/{n}.mp4").read_bytes() for n in range(4)]
-    finally:
-        ray.shutdown()
     assert outputs["shared"] == outputs["alone"]

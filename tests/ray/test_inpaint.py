@@ -1,15 +1,15 @@
 """`pipelines.inpaint` on a real local cluster, with real videos."""
 
+import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import av
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import ray
 
 from pipelines import inpaint, inpaint_chain
 from sttn_ray.catalog.records import ItemDir
@@ -19,16 +19,9 @@ from sttn_ray.masks.boxes import draw_boxes, parse_boxes
 from sttn_ray.masks.hole import make_hole
 from tests.end_to_end.test_kills import watched_records
 from tests.media import audio_packet_hash, frame_times, make_damaged_copy, make_video
-from tests.processes import ROOT, kill_ray_process, start, wait_until
+from tests.processes import ROOT, Program, files_in, kill_ray_process, start, wait_until
 
 BOX = "16,12,30,20"
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 def planes(path: Path) -> list[list[np.ndarray]]:
@@ -129,21 +122,24 @@ def test_a_video_can_be_seen_long_before_the_job_ends(tmp_path: Path, checkpoint
 def test_hours_that_end_in_the_middle_cost_no_segment(tmp_path: Path, checkpoint: Path) -> None:
     video = make_video(tmp_path / "film.mp4", num_frames=300, audio=True)
     request = (f"inpaint.video={video}", f"inpaint.boxes={BOX}")
-    output, undisturbed = tmp_path / "out", tmp_path / "undisturbed"
+    undisturbed = tmp_path / "undisturbed"
     with watched_records(undisturbed) as seen:
         assert run(*request, *made_in_tens(undisturbed, checkpoint)) == 0
-    # Its processes were still to be started.
     begun_ns = (undisturbed / "_sttn/run.json").stat().st_mtime_ns
-    max_s = 0.75 * (min(written_ns for written_ns, _ in seen.values()) - begun_ns) / 1e9
-    with watched_records(output) as seen:
-        while not seen:
-            assert run(*request, *made_in_tens(output, checkpoint), f"inpaint.max_hours={max_s / 3600}") == 1
-            max_s *= 1.2
-        assert len(seen) < 30
-        (row,) = pq.read_table(output / "manifest.parquet").to_pylist()
-        assert row["status"] == "pending"
-        assert not (output / "film.mp4").exists()
-        assert run(*request, *made_in_tens(output, checkpoint)) == 0
+    max_s = (min(written_ns for written_ns, _ in seen.values()) - begun_ns) / 1e9
+    for number in range(20):  # how fast a machine is changes from run to run
+        output = tmp_path / f"out-{number}"
+        with watched_records(output) as seen:
+            status = run(*request, *made_in_tens(output, checkpoint), f"inpaint.max_hours={max_s / 3600}")
+            if status == 1 and 0 < len(seen) < 30:
+                (row,) = pq.read_table(output / "manifest.parquet").to_pylist()
+                assert row["status"] == "pending"
+                assert not (output / "film.mp4").exists()
+                assert run(*request, *made_in_tens(output, checkpoint)) == 0
+                break
+        max_s *= 0.6 if seen else 1.2
+    else:
+        pytest.fail("the hours never ended in the middle of the work")
     assert (output / "film.mp4").read_bytes() == (undisturbed / "film.mp4").read_bytes()
 
 
@@ -186,37 +182,35 @@ def test_a_wrong_request_exits_with_2_and_all_faults() -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.usefixtures("cluster")
 def test_killed_driver_and_killed_process_give_the_same_bytes(tmp_path: Path, checkpoint: Path) -> None:
     make_video(tmp_path / "film.mp4", num_frames=150, audio=True)
+    request = [f"inpaint.video={tmp_path / 'film.mp4'}", f"inpaint.boxes={BOX}", "inpaint.segment_frames=10"]
+    request += [f"inpaint.checkpoint={checkpoint}"]
+    undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
+    assert run(*request, f"inpaint.output={undisturbed}") == 0
 
-    def begin(output: str) -> subprocess.Popen[bytes]:
-        words = [
-            f"inpaint.video={tmp_path / 'film.mp4'}",
-            f"inpaint.boxes={BOX}",
-            f"inpaint.output={tmp_path / output}",
-            f"inpaint.checkpoint={checkpoint}",
-            "inpaint.segment_frames=10",
-        ]
-        return start("pipelines.inpaint", *words)
-
-    assert begin("undisturbed").wait(120) == 0
-
-    killed = begin("disturbed")
-    first = wait_for_segments(tmp_path / "disturbed", 2)
+    # With a Ray of its own, as most people run it.
+    killed = start("pipelines.inpaint", *request, f"inpaint.output={disturbed}")
+    first = wait_for_segments(disturbed, 2, killed)
     killed.kill()
-    killed.wait(30)
     recorded = {p: p.stat().st_mtime_ns for p in first}
 
-    resumed = begin("disturbed")
-    wait_for_segments(tmp_path / "disturbed", len(recorded) + 2)
-    # What was recorded before the kill was not done again.
-    assert {p: p.stat().st_mtime_ns for p in recorded} == recorded
-    kill_ray_process(resumed.pid, "Completer")
-    assert resumed.wait(180) == 0
-    assert (tmp_path / "disturbed/film.mp4").read_bytes() == (tmp_path / "undisturbed/film.mp4").read_bytes()
+    def kill() -> None:
+        wait_for_segments(disturbed, len(recorded) + 2)
+        # What was recorded before the kill was not done again.
+        assert {p: p.stat().st_mtime_ns for p in recorded} == recorded
+        kill_ray_process(os.getpid(), "Completer")
+        assert not (disturbed / "film.mp4").exists(), "the film was done before a process was killed; make it longer"
+
+    with ThreadPoolExecutor(1) as pool:
+        killing = pool.submit(kill)
+        assert run(*request, f"inpaint.output={disturbed}") == 0
+        killing.result()
+    assert (disturbed / "film.mp4").read_bytes() == (undisturbed / "film.mp4").read_bytes()
 
 
-def wait_for_segments(output: Path, count: int) -> list[Path]:
+def wait_for_segments(output: Path, count: int, program: Program | None = None) -> list[Path]:
     """The records that exist once there are at least `count`."""
     found: list[Path] = []
 
@@ -224,5 +218,5 @@ def wait_for_segments(output: Path, count: int) -> list[Path]:
         found[:] = output.glob("_sttn/items/*/segment-*.json")
         return len(found) >= count
 
-    wait_until(are_there, f"{count} recorded segments")
+    wait_until(are_there, f"{count} recorded segments", program=program, moves=files_in(output))
     return found

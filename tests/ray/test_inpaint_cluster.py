@@ -3,7 +3,6 @@
 import csv
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,21 +16,16 @@ from sttn_ray.model.generator import Generator, GeneratorConfig
 from sttn_ray.model.weights import save_generator
 from sttn_ray.storage import read_record
 from tests.media import make_video
-from tests.processes import ROOT, wait_until
+from tests.processes import Program, files_in, start, start_command, wait_until
+from tests.ray.conftest import start_ray, without_shared_ray
 
 BOX = "16,12,30,20"
 
 
-def begin(video: Path, output: Path, checkpoint: Path, **environment: str) -> subprocess.Popen[bytes]:
+def begin(video: Path, output: Path, checkpoint: Path, **environment: str) -> Program:
     words = [f"inpaint.video={video}", f"inpaint.boxes={BOX}", f"inpaint.output={output}"]
     words += [f"inpaint.checkpoint={checkpoint}", "inpaint.segment_frames=60", "run.actor_cpus=1"]
-    return subprocess.Popen(
-        [sys.executable, "-m", "pipelines.inpaint", *words],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    return start("pipelines.inpaint", *words, **environment)
 
 
 @pytest.mark.slow
@@ -41,7 +35,7 @@ def test_one_film_is_on_both_nodes_at_once_with_the_same_bytes(tmp_path: Path) -
         checkpoint, Generator(GeneratorConfig(channels=32, num_blocks=2, width=96, height=48, mask_keys=True))
     )
     video = make_video(tmp_path / "film.mp4", num_frames=1200, audio=True)  # two minutes at ten frames a second
-    assert begin(video, tmp_path / "alone", checkpoint).wait(400) == 0
+    assert begin(video, tmp_path / "alone", checkpoint).finish(tmp_path / "alone") == 0
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 3})
     kept: dict[Path, dict] = {}
     try:
@@ -52,10 +46,10 @@ def test_one_film_is_on_both_nodes_at_once_with_the_same_bytes(tmp_path: Path) -
             # The records of segments are deleted when the film is published.
             for path in (tmp_path / "spread").glob("_sttn/items/*/segment-*.json"):
                 kept.setdefault(path, read_record(path) or {})
-            return run.poll() is not None
+            return run.has_ended
 
-        wait_until(is_done, "the film", seconds=400)
-        assert run.returncode == 0
+        wait_until(is_done, "the film", moves=files_in(tmp_path / "spread"))
+        assert run.finish() == 0, run.said()
     finally:
         nodes.shutdown()
     assert (tmp_path / "spread/film.mp4").read_bytes() == (tmp_path / "alone/film.mp4").read_bytes()
@@ -96,27 +90,20 @@ def test_a_node_that_is_lost_for_good_leaves_room_for_tasks_of_video_and_a_new_o
     run = None
     try:
         second = nodes.add_node(num_cpus=3)
-        with open(tmp_path / "log", "wb") as log:
-            run = subprocess.Popen(
-                [sys.executable, "-c", program, *words],
-                cwd=ROOT,
-                env={**os.environ, "RAY_ADDRESS": nodes.address},
-                stdout=log,
-                stderr=log,
-            )
+        run = start_command([sys.executable, "-c", program, *words], RAY_ADDRESS=nodes.address)
 
-        def said(text: str) -> bool:
-            assert run.poll() is None, "it ended too early; make the catalog longer"
-            return text in (tmp_path / "log").read_text()
+        def await_line(text: str) -> None:
+            # Where it ends before, the catalog is too short.
+            wait_until(lambda: text in run.said(), text, program=run, moves=outputs)
 
-        wait_until(lambda: len(outputs()) > 5, "some videos")
+        wait_until(lambda: len(outputs()) > 5, "some videos", program=run)
         nodes.remove_node(second, allow_graceful=False)
-        wait_until(lambda: said("lost nodes: going on with 1 instead of 4 processes"), "the loss")
+        await_line("lost nodes: going on with 1 instead of 4 processes")
         before = len(outputs())
-        wait_until(lambda: len(outputs()) > before + 5, "more videos")
+        wait_until(lambda: len(outputs()) > before + 5, "more videos", program=run, moves=outputs)
         nodes.add_node(num_cpus=3)
-        wait_until(lambda: said("got nodes: going on with 4 instead of 1 processes"), "the gain")
-        assert run.wait(300) == 0
+        await_line("got nodes: going on with 4 instead of 1 processes")
+        assert run.finish(tmp_path / "out") == 0, run.said()
     finally:
         if run is not None:
             run.kill()
@@ -125,12 +112,12 @@ def test_a_node_that_is_lost_for_good_leaves_room_for_tasks_of_video_and_a_new_o
     assert len({path.read_bytes() for path in outputs()}) == 1
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def two_gpus() -> Iterator[None]:
     """Two GPUs by name only: where processes are placed does not depend on what they find there."""
-    ray.init(num_cpus=6, num_gpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+    with without_shared_ray():
+        start_ray(num_cpus=6, num_gpus=2)
+        yield
 
 
 @pytest.mark.usefixtures("two_gpus")

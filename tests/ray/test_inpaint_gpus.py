@@ -14,29 +14,29 @@ from sttn_ray.config import load_experiment
 from sttn_ray.model import weights
 from sttn_ray.model.weights import load_generator
 from tests.media import make_video
+from tests.ray.conftest import without_shared_ray
 from tests.sick import Sickness, make_sick
 
 BOX = "16,12,30,20"
 
 
 @pytest.fixture
-def one_node() -> Iterator[str]:
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
-    yield ray.get_runtime_context().get_node_id()
-    ray.shutdown()
+def one_node(cluster: None) -> str:
+    return str(ray.get_runtime_context().get_node_id())
 
 
 @pytest.fixture
 def two_nodes() -> Iterator[tuple[str, str]]:
     """The ids of two nodes; each has room for one process of the network, of two CPUs, and for one task of video."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "include_dashboard": False})
-    cluster.add_node(num_cpus=3)
-    ray.init(address=cluster.address, log_to_driver=False)
-    here = ray.get_runtime_context().get_node_id()
-    (other,) = (node["NodeID"] for node in ray.nodes() if node["NodeID"] != here)
-    yield here, other
-    ray.shutdown()
-    cluster.shutdown()
+    with without_shared_ray():
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "include_dashboard": False})
+        cluster.add_node(num_cpus=3)
+        ray.init(address=cluster.address, log_to_driver=False)
+        here = ray.get_runtime_context().get_node_id()
+        (other,) = (node["NodeID"] for node in ray.nodes() if node["NodeID"] != here)
+        yield here, other
+        ray.shutdown()
+        cluster.shutdown()
 
 
 @pytest.fixture

@@ -1,11 +1,7 @@
 """`pipelines.inpaint` on what is hostile or hopeless: each is a row of the manifest, soon, and nothing else suffers."""
 
-import os
 import signal
 import struct
-import subprocess
-import sys
-import time
 import zipfile
 import zlib
 from pathlib import Path
@@ -17,25 +13,28 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from pipelines import inpaint
 from sttn_ray.model.generator import Generator, GeneratorConfig
 from sttn_ray.model.weights import save_generator
 from sttn_ray.storage import read_record
 from tests.media import make_video
-from tests.processes import ROOT, kill_ray_process, wait_until
+from tests.processes import Program, files_in, kill_ray_process, start, wait_until
 
 BOX = "16,12,30,20"
 
 
-def begin(output: Path, checkpoint: Path, *words: str) -> subprocess.Popen[str]:
-    request = [f"inpaint.output={output}", f"inpaint.checkpoint={checkpoint}", "encode.preset=ultrafast", *words]
-    return subprocess.Popen(
-        [sys.executable, "-m", "pipelines.inpaint", *request],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+def request(output: Path | str, checkpoint: Path | str, *words: str) -> list[str]:
+    return [f"inpaint.output={output}", f"inpaint.checkpoint={checkpoint}", "encode.preset=ultrafast", *words]
+
+
+def begin(output: Path | str, checkpoint: Path | str, *words: str) -> Program:
+    """The program as a process, with a Ray of its own."""
+    return start("pipelines.inpaint", *request(output, checkpoint, *words))
+
+
+def run(output: Path, checkpoint: Path, *words: str) -> int:
+    """The program in this process, on the tests' Ray."""
+    return inpaint.main(request(output, checkpoint, *words))
 
 
 def manifest(output: Path) -> dict[str, dict[str, object]]:
@@ -52,6 +51,7 @@ def huge_png(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
+@pytest.mark.usefixtures("cluster")
 def test_hostile_input_is_a_row_each_and_nothing_is_written_outside(tmp_path: Path, checkpoint: Path) -> None:
     films = tmp_path / "films"
     films.mkdir()
@@ -91,13 +91,9 @@ def test_hostile_input_is_a_row_each_and_nothing_is_written_outside(tmp_path: Pa
     table = {name: [row[n] for row in rows] for n, name in enumerate(("video", "mask", "boxes", "output"))}
     pq.write_table(pa.table(table), films / "catalog.parquet")
     before = {path for path in tmp_path.rglob("*") if "out" not in path.relative_to(tmp_path).parts}
-    start_s = time.monotonic()
     # Most of it fails, and all is to be tried.
     words = (f"inpaint.catalog={films / 'catalog.parquet'}", "inpaint.max_error_fraction=1")
-    run = begin(tmp_path / "out", checkpoint, *words)
-    _, said = run.communicate(timeout=240)
-    assert run.returncode == 1, said
-    assert time.monotonic() - start_s < 120
+    assert run(tmp_path / "out", checkpoint, *words) == 1
     found = pq.read_table(tmp_path / "out/manifest.parquet").to_pylist()
     statuses = [row["status"] for row in found]
     assert statuses == ["done", "done"] + ["failed"] * 14, list(
@@ -125,65 +121,63 @@ def test_a_video_whose_process_dies_three_times_is_quarantined(tmp_path: Path) -
     save_generator(slow, Generator(GeneratorConfig(channels=64, num_blocks=4, width=240, height=144, mask_keys=True)))
     make_video(tmp_path / "film.mp4", num_frames=200)
     words = (f"inpaint.video={tmp_path / 'film.mp4'}", f"inpaint.boxes={BOX}")
-    run = begin(tmp_path / "out", slow, *words)
+    quarantined = begin(tmp_path / "out", slow, *words)
 
     def tries() -> int:
         notes = list((tmp_path / "out").glob("_sttn/items/*/attempts-complete-00000.json"))
         return len((read_record(notes[0]) or {"nodes": []})["nodes"]) if notes else 0
 
     for deaths in range(3):
-        wait_until(lambda deaths=deaths: tries() == deaths + 1, f"attempt {deaths + 1}")
-        kill_ray_process(run.pid, "Completer")
-    _, said = run.communicate(timeout=120)
-    assert run.returncode == 1, said
+        wait_until(lambda deaths=deaths: tries() == deaths + 1, f"attempt {deaths + 1}", program=quarantined)
+        kill_ray_process(quarantined.pid, "Completer")
+    assert quarantined.finish(tmp_path / "out") == 1, quarantined.said()
     (row,) = manifest(tmp_path / "out").values()
     assert row["status"] == "quarantined"
     assert row["step"] == "complete"
     assert "died 3 times" in str(row["reason"])
     # Not again by the same command; but for a source that was replaced.
-    run = begin(tmp_path / "out", slow, *words)
-    _, said = run.communicate(timeout=120)
-    assert run.returncode == 1
-    assert "quarantined at complete" in said
+    again = begin(tmp_path / "out", slow, *words)
+    assert again.finish(tmp_path / "out") == 1
+    assert "quarantined at complete" in again.said()
     make_video(tmp_path / "film.mp4", num_frames=8)
-    run = begin(tmp_path / "out", slow, *words)
-    _, said = run.communicate(timeout=120)
-    assert run.returncode == 0, said
+    again = begin(tmp_path / "out", slow, *words)
+    assert again.finish(tmp_path / "out") == 0, again.said()
 
 
-def test_too_many_failures_stop_the_job_with_a_table(tmp_path: Path, checkpoint: Path) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_too_many_failures_stop_the_job_with_a_table(
+    tmp_path: Path, checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     rows = []
     for number in range(16):
         (tmp_path / f"{number}.mp4").write_text("not a video")
         rows.append(f'{number}.mp4,"{BOX}"')
     (tmp_path / "catalog.csv").write_text("video,boxes\n" + "\n".join(rows) + "\n")
-    run = begin(
-        tmp_path / "out", checkpoint, f"inpaint.catalog={tmp_path / 'catalog.csv'}", "inpaint.max_error_fraction=0.2"
-    )
-    _, said = run.communicate(timeout=120)
-    assert run.returncode == 1
-    assert "11 of 16 videos failed, more than inpaint.max_error_fraction=0.2 allows" in said
-    assert "11 at plan, VideoError, as in: " in said
+    words = (f"inpaint.catalog={tmp_path / 'catalog.csv'}", "inpaint.max_error_fraction=0.2")
+    assert run(tmp_path / "out", checkpoint, *words) == 1
+    assert "11 of 16 videos failed, more than inpaint.max_error_fraction=0.2 allows" in caplog.text
+    assert "11 at plan, VideoError, as in: " in caplog.text
     counts = [row["status"] for row in manifest(tmp_path / "out").values()]
     assert counts.count("failed") == 11
     assert counts.count("pending") == 5
 
 
-def test_a_run_out_of_hours_ends_and_the_same_command_goes_on(tmp_path: Path, checkpoint: Path) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_a_run_out_of_hours_ends_and_the_same_command_goes_on(
+    tmp_path: Path, checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     for number in range(3):
         make_video(tmp_path / f"{number}.mp4", num_frames=12, seed=number)
     (tmp_path / "catalog.csv").write_text("video,boxes\n" + "".join(f'{n}.mp4,"{BOX}"\n' for n in range(3)))
     words = (f"inpaint.catalog={tmp_path / 'catalog.csv'}",)
-    run = begin(tmp_path / "out", checkpoint, *words, "inpaint.max_hours=0.000001")
-    _, said = run.communicate(timeout=120)
-    assert run.returncode == 1
-    assert "3 pending" in said
+    caplog.set_level("INFO")
+    assert run(tmp_path / "out", checkpoint, *words, "inpaint.max_hours=0.000001") == 1
+    assert "3 pending" in caplog.text
     assert all("inpaint.max_hours" in str(row["reason"]) for row in manifest(tmp_path / "out").values())
-    run = begin(tmp_path / "out", checkpoint, *words)
-    _, said = run.communicate(timeout=120)
-    assert run.returncode == 0, said
+    assert run(tmp_path / "out", checkpoint, *words) == 0
 
 
+@pytest.mark.usefixtures("cluster")
 def test_an_interrupted_job_leaves_a_manifest_and_goes_on(tmp_path: Path, checkpoint: Path) -> None:
     make_video(tmp_path / "short.mp4", num_frames=12)
     make_video(tmp_path / "long.mp4", num_frames=300)
@@ -191,21 +185,20 @@ def test_an_interrupted_job_leaves_a_manifest_and_goes_on(tmp_path: Path, checkp
     words = (f"inpaint.catalog={tmp_path / 'catalog.csv'}", "inpaint.segment_frames=12", "run.log_interval_s=1")
     # Ignored where a shell has started the tests in the background, and then by all their programs.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    run = begin(tmp_path / "out", checkpoint, *words)
+    interrupted = begin(tmp_path / "out", checkpoint, *words)
     signal.signal(signal.SIGINT, before)
-    assert run.stderr is not None
-    lines = (line for line in run.stderr if "videos 1/2 done" in line)
-    next(lines)
-    next(lines)  # a second later the driver knows it, too
-    os.killpg(run.pid, signal.SIGINT)  # a terminal sends it to all of them
-    _, said = run.communicate(timeout=60)
-    assert run.returncode == 130, said
-    assert "interrupted; the same command goes on from here" in said
+    wait_until(
+        lambda: interrupted.said().count("videos 1/2 done") >= 2,  # a second later the driver knows it, too
+        "a line that tells of a video",
+        program=interrupted,
+        moves=files_in(tmp_path / "out"),
+    )
+    interrupted.interrupt()
+    assert interrupted.finish(tmp_path / "out") == 130, interrupted.said()
+    assert "interrupted; the same command goes on from here" in interrupted.said()
     told = {Path(video).name: row["status"] for video, row in manifest(tmp_path / "out").items()}
     assert told == {"short.mp4": "done", "long.mp4": "pending"}
-    run = begin(tmp_path / "out", checkpoint, *words)
-    _, said = run.communicate(timeout=120)
-    assert run.returncode == 0, said
+    assert run(tmp_path / "out", checkpoint, *words) == 0
     assert {row["status"] for row in manifest(tmp_path / "out").values()} == {"done"}
 
 
@@ -216,11 +209,9 @@ def test_two_drivers_on_one_output_make_one_result(tmp_path: Path, checkpoint: P
     (tmp_path / "catalog.csv").write_text("video,boxes\n" + "".join(f'{n}.mp4,"{BOX}"\n' for n in range(3)))
     words = (f"inpaint.catalog={tmp_path / 'catalog.csv'}", "inpaint.segment_frames=12")
     alone = begin(tmp_path / "alone", checkpoint, *words)
-    alone.communicate(timeout=180)
-    both = [begin(tmp_path / "out", checkpoint, *words) for _ in range(2)]
-    for run in both:
-        _, said = run.communicate(timeout=300)
-        assert run.returncode == 0, said
+    assert alone.finish(tmp_path / "alone") == 0, alone.said()
+    for driver in [begin(tmp_path / "out", checkpoint, *words) for _ in range(2)]:
+        assert driver.finish(tmp_path / "out") == 0, driver.said()
     for number in range(3):
         assert (tmp_path / f"out/{number}.mp4").read_bytes() == (tmp_path / f"alone/{number}.mp4").read_bytes()
     assert {row["status"] for row in manifest(tmp_path / "out").values()} == {"done"}

@@ -1,7 +1,6 @@
 """`pipelines.inpaint` on awkward pictures: damaged, interlaced, of odd sizes, with ten bits; a look before the work."""
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import av
@@ -9,7 +8,6 @@ import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import ray
 
 from pipelines import inpaint
 from sttn_ray.config import load_experiment
@@ -21,14 +19,8 @@ from sttn_ray.video.write import write_clip
 from tests.media import frame_times, make_damaged_copy, make_video
 from tests.unit.test_video_deinterlace import make_interlaced
 
+pytestmark = pytest.mark.usefixtures("cluster")
 BOX = "16,12,30,20"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 def run(folder: Path, checkpoint: Path, *more: str, is_dry: bool = False) -> int:

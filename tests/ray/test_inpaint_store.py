@@ -2,24 +2,23 @@
 
 import hashlib
 import io
-import subprocess
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import ray
 
 from pipelines import inpaint
 from sttn_ray.config import load_experiment
 from sttn_ray.model.generator import Generator, GeneratorConfig
 from sttn_ray.model.weights import save_generator
 from tests.media import make_damaged_copy, make_images, make_video, zip_folder
+from tests.processes import Program
+from tests.ray.conftest import start_ray, without_shared_ray
 from tests.ray.test_inpaint_limits import begin as start_job
-from tests.store import FaultyProxy, client, upload
+from tests.store import FaultyProxy, client, objects_in, upload
 from tests.store import contents as objects
 
 BOX = "16,12,30,20"
@@ -70,13 +69,6 @@ def expected(archive: Path, tmp_path_factory: pytest.TempPathFactory, cluster: N
     return found
 
 
-@pytest.fixture(scope="module")
-def cluster(store: str) -> Iterator[None]:
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
 def test_store_to_store_gives_the_bytes_of_a_disk(
     archive: Path, expected: dict[str, bytes], store: str, bucket: str, tmp_path: Path
 ) -> None:
@@ -100,13 +92,11 @@ def test_store_to_store_gives_the_bytes_of_a_disk(
     assert rows["sound.mp4"]["fps"] > 0
     assert not any(row["is_unexpected"] for row in rows.values())
 
-    # Again: nothing that is done is done again.
+    # Again: nothing that is done is done again, and a replaced source is.
     before = client(store).info(f"{bucket}/out/films/sound.mp4")["LastModified"]
-    assert run(f"{bucket}/in", f"{bucket}/out") == 1
-    assert client(store).info(f"{bucket}/out/films/sound.mp4")["LastModified"] == before
-    # A replaced source is.
     client(store).put_file(str(archive / "films/matroska.mkv"), f"{bucket}/in/films/damaged.mp4")
     assert run(f"{bucket}/in", f"{bucket}/out") == 0
+    assert client(store).info(f"{bucket}/out/films/sound.mp4")["LastModified"] == before
 
 
 @pytest.fixture(scope="module")
@@ -148,17 +138,15 @@ def test_a_store_with_faults_gives_the_same_bytes_or_error_rows(
 ) -> None:
     upload(store, archive, f"{bucket}/in")
     shares = {"error": 0.03, "reset": 0.03, "stall": 0.01}
-    ray.shutdown()
     with (
+        without_shared_ray(),
         FaultyProxy(store, shares, seed=5, stall_s=20, denied="matroska") as proxy,
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
-        ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+        start_ray()
         assert run(f"{bucket}/in", f"{bucket}/out") == 1
-        ray.shutdown()
         counts = proxy.counts
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
     found = objects(store, f"{bucket}/out")
     assert outputs_of(found) == {name: data for name, data in expected.items() if "matroska" not in name}
     assert all(counts[fault] for fault in shares)
@@ -168,19 +156,16 @@ def test_a_store_with_faults_gives_the_same_bytes_or_error_rows(
 def test_two_drivers_on_one_output_in_a_store_make_one_result(
     masked: Path, store: str, bucket: str, tmp_path: Path
 ) -> None:
-    def begin(root: Path | str, output: Path | str) -> subprocess.Popen[str]:
+    def begin(root: Path | str, output: Path | str) -> Program:
         return start_job(
             output, f"{root}/tiny.pt", f"inpaint.catalog={root}/catalog.parquet", "inpaint.segment_frames=10"
         )
 
-    ray.shutdown()  # each driver has a cluster of its own
     upload(store, masked, f"{bucket}/in")
     alone = begin(masked, tmp_path / "alone")
-    _, said = alone.communicate(timeout=180)
-    assert alone.returncode == 0, said
+    assert alone.finish(tmp_path / "alone") == 0, alone.said()
     for driver in [begin(f"{bucket}/in", f"{bucket}/out") for _ in range(2)]:
-        _, said = driver.communicate(timeout=300)
-        assert driver.returncode == 0, said
+        assert driver.finish(moves=objects_in(store, bucket)) == 0, driver.said()
     found = objects(store, f"{bucket}/out")
     assert outputs_of(found) == files(tmp_path / "alone")
     rows = pq.read_table(io.BytesIO(found["manifest.parquet"])).to_pylist()

@@ -1,17 +1,12 @@
 """`pipelines.build_shards` from and to an object store, moto's server, on real clusters; with faults and kills."""
 
-import os
 import random
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-import ray
 from ray.cluster_utils import Cluster
 
 from pipelines import build_shards
@@ -19,20 +14,13 @@ from sttn_ray.config import load_experiment
 from sttn_ray.shards.read import read_clip, read_index
 from sttn_ray.shards.verify import verify_shards
 from tests.media import make_video
-from tests.processes import ROOT, wait_until
+from tests.processes import Program, start, wait_until
+from tests.ray.conftest import ray_address
 from tests.ray.test_build_shards import SETTINGS, contents, make_corpus, videos_of
-from tests.store import FaultyProxy, client, make_bucket, upload
+from tests.store import FaultyProxy, client, make_bucket, objects_in, upload
 from tests.store import contents as objects
 
-PROGRAM = [sys.executable, "-m", "pipelines.build_shards"]
 READ_BY_TRAINING = ("index.parquet", "clips/", "masks/")
-
-
-@pytest.fixture(scope="module")
-def cluster(store: str) -> Iterator[None]:
-    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +43,10 @@ def build(root: Path | str, folder: Path | str, *more: str) -> int:
     return build_shards.run(load_experiment((f"corpus.root={root}", f"shards.dir={folder}", *SETTINGS, *more)))
 
 
-def start_build(root: str, folder: str, *more: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
-    """The program as a process, in a group of its own, with a cluster of its own."""
-    words = [*PROGRAM, f"corpus.root={root}", f"shards.dir={folder}", *SETTINGS, *more]
-    return subprocess.Popen(
-        words, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+def start_build(root: str, folder: str, *more: str, **environment: str) -> Program:
+    """The program as a process, on the tests' Ray or another."""
+    words = (f"corpus.root={root}", f"shards.dir={folder}", *SETTINGS, *more)
+    return start("pipelines.build_shards", *words, **(environment or ray_address()))
 
 
 def shards_of(store: str, folder: str) -> dict[str, bytes]:
@@ -162,10 +148,11 @@ def test_faults_of_the_store_never_make_a_wrong_shard(
     shares = {"error": 0.03, "reset": 0.03, "stall": 0.004}
     with FaultyProxy(store, shares, seed=1, stall_s=20, denied="secret.mp4") as proxy:
         for _ in range(4):
-            process = start_build(root, folder, f"storage.endpoint_url={proxy.url}")
-            _, said = process.communicate(timeout=300)
+            builder = start_build(root, folder, f"storage.endpoint_url={proxy.url}")
+            status = builder.finish(moves=objects_in(store, bucket))
+            said = builder.said()
             unread = [row for row in rows(store, folder).values() if row["error"] == "StorageError"]
-            if process.returncode == 1 and len(unread) == 1:
+            if status == 1 and len(unread) == 1:
                 break
             assert "cannot be" in said  # told, and mended by the same command
     assert shards_of(store, folder) == contents(expected), said
@@ -183,15 +170,12 @@ def test_a_build_that_is_killed_gives_the_same_bytes(
 ):
     folder, rng = f"{bucket}/shards", random.Random(5)
     for _ in range(num_kills):
-        process = start_build(corpus[1], folder)
-        _wait_for_records(store, folder, len(_records(store, folder)) + 1, process)
+        killed = start_build(corpus[1], folder)
+        _wait_for_records(store, folder, len(_records(store, folder)) + 1, killed)
         time.sleep(rng.uniform(0, 0.5))
-        assert process.poll() is None
-        process.kill()
-        process.communicate()
-    process = start_build(corpus[1], folder)
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 1, said
+        assert not killed.has_ended
+        killed.kill()
+    assert build(corpus[1], folder) == 1
     assert shards_of(store, folder) == contents(expected)
 
 
@@ -199,8 +183,13 @@ def _records(store: str, folder: str) -> list[str]:
     return [name for name in client(store).find(f"{folder}/_sttn") if name.endswith(".json")]
 
 
-def _wait_for_records(store: str, folder: str, number: int, process: subprocess.Popen[str]) -> None:
-    wait_until(lambda: len(_records(store, folder)) >= number or process.poll() is not None, f"{number} records")
+def _wait_for_records(store: str, folder: str, number: int, program: Program) -> None:
+    wait_until(
+        lambda: len(_records(store, folder)) >= number,
+        f"{number} records",
+        program=program,
+        moves=objects_in(store, folder),
+    )
 
 
 @pytest.mark.slow
@@ -218,14 +207,12 @@ def test_a_cluster_that_loses_a_node_gives_the_same_bytes(
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
         second = nodes.add_node(num_cpus=2)
-        environment = {**os.environ, "RAY_ADDRESS": nodes.address}
-        process = start_build(root, folder, f"storage.endpoint_url={store}", env=environment)
+        builder = start_build(root, folder, f"storage.endpoint_url={store}", RAY_ADDRESS=nodes.address)
         # The settings, the plan, six videos, and three of the shards.
-        _wait_for_records(store, folder, 11, process)
-        assert process.poll() is None
+        _wait_for_records(store, folder, 11, builder)
+        assert not builder.has_ended
         nodes.remove_node(second, allow_graceful=False)
-        _, said = process.communicate(timeout=180)
+        assert builder.finish(moves=objects_in(store, bucket)) == 0, builder.said()
     finally:
         nodes.shutdown()
-    assert process.returncode == 0, said
     assert shards_of(store, folder) == contents(tmp_path / "shards")

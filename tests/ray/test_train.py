@@ -1,8 +1,5 @@
 """`sttn_ray.train` as people run it: real processes, real kills."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,20 +11,23 @@ from sttn_ray.config import load_experiment
 from sttn_ray.errors import ConfigError, ShardError
 from sttn_ray.model.weights import load_generator
 from sttn_ray.training.metrics import read_metrics
-from tests.processes import ROOT, kill_ray_process, start, wait_until
-from tests.store import client, upload
+from tests.processes import files_in, kill_ray_process, run, start, wait_until
+from tests.ray.conftest import NUM_CPUS, ray_address
+from tests.store import client, objects_in, upload
 from tests.training import NUM_STEPS, final_state, has_checkpoint, kill_after, losses, seen, steps_done, train, words
 
 
+@pytest.mark.usefixtures("cluster")
 @pytest.mark.parametrize("num_workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_killed_driver_and_the_same_command_give_the_same_bits(
     training_shards: Path, tmp_path: Path, num_workers: int
 ) -> None:
-    assert train(*words(training_shards, tmp_path / "undisturbed", num_workers)).returncode == 0
+    assert program.run(load_experiment(words(training_shards, tmp_path / "undisturbed", num_workers))) == 0
+    # With a Ray of its own, as most people run it.
     kill_after(training_shards, tmp_path / "disturbed", num_workers, steps=3)
-    resumed = train(*words(training_shards, tmp_path / "disturbed", num_workers))
-    assert resumed.returncode == 0, resumed.stderr[-2000:]
-    assert "going on from step" in resumed.stdout + resumed.stderr
+    resumed = train(*words(training_shards, tmp_path / "disturbed", num_workers), **ray_address())
+    assert resumed.returncode == 0, resumed.text[-2000:]
+    assert "going on from step" in resumed.text
 
     whole, parts = final_state(tmp_path / "undisturbed"), final_state(tmp_path / "disturbed")
     assert whole.keys() == parts.keys()
@@ -76,32 +76,35 @@ def test_a_driver_killed_before_it_said_that_all_is_done(training_shards: Path, 
         again = final_state(run_dir)
         assert all(torch.equal(whole[name], again[name]) for name in whole)
     longer = train(*words(training_shards, run_dir, 1, "train.num_checkpoints=1", f"train.num_steps={NUM_STEPS + 2}"))
-    assert longer.returncode == 0, longer.stderr[-2000:]
+    assert longer.returncode == 0, longer.text[-2000:]
     assert steps_done(run_dir) == NUM_STEPS + 2
 
 
 @pytest.mark.slow
 def test_a_killed_worker_is_replaced(training_shards: Path, tmp_path: Path) -> None:
     assert train(*words(training_shards, tmp_path / "undisturbed", 2)).returncode == 0
-    run = start("sttn_ray.train", *words(training_shards, tmp_path / "disturbed", 2))
+    disturbed = tmp_path / "disturbed"
+    training = start("sttn_ray.train", *words(training_shards, disturbed, 2))
     wait_until(
-        lambda: has_checkpoint(tmp_path / "disturbed") and steps_done(tmp_path / "disturbed") >= 3,
+        lambda: has_checkpoint(disturbed) and steps_done(disturbed) >= 3,
         "three steps",
-        seconds=180,
+        program=training,
+        moves=files_in(disturbed),
     )
-    kill_ray_process(run.pid, "RayTrainWorker")
-    assert run.wait(240) == 0
+    kill_ray_process(training.pid, "RayTrainWorker")
+    assert training.finish(disturbed) == 0
     whole, parts = final_state(tmp_path / "undisturbed"), final_state(tmp_path / "disturbed")
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
+@pytest.mark.usefixtures("cluster")
 def test_a_gradient_that_is_no_number_ends_the_run_at_once(training_shards: Path, tmp_path: Path) -> None:
-    done = train(*words(training_shards, tmp_path / "run", 2, "train.learning_rate=1e30"))
-    assert done.returncode == 1, done.stderr[-2000:]
-    assert "training stopped: the gradient of step " in done.stderr
-    assert "no weight was changed by it" in done.stderr
+    done = train(*words(training_shards, tmp_path / "run", 2, "train.learning_rate=1e30"), **ray_address())
+    assert done.returncode == 1, done.text[-2000:]
+    assert "training stopped: the gradient of step " in done.text
+    assert "no weight was changed by it" in done.text
     # Not tried again.
-    assert done.stderr.count("step 1/9") + done.stdout.count("step 1/9") <= 1
+    assert done.text.count("step 1/9") <= 1
 
 
 @pytest.mark.slow
@@ -115,12 +118,16 @@ def test_a_run_in_an_object_store_goes_on_with_the_same_bits(
     more = (f"storage.endpoint_url={store}", f"storage.cache_dir={cache}", "train.loader_processes=1")
     request = [f"shards.dir={bucket}/shards", f"run.dir={run_dir}", *words(training_shards, tmp_path, 2)[2:], *more]
     killed = start("sttn_ray.train", *request)
-    wait_until(lambda: bool(client(store).glob(f"{run_dir}/checkpoints/step-*")), "a checkpoint", seconds=180)
+    wait_until(
+        lambda: bool(client(store).glob(f"{run_dir}/checkpoints/step-*")),
+        "a checkpoint",
+        program=killed,
+        moves=objects_in(store, bucket),
+    )
     killed.kill()
-    killed.wait(30)
     done = train(*request)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "going on from step" in done.stdout + done.stderr
+    assert done.returncode == 0, done.text[-2000:]
+    assert "going on from step" in done.text
 
     found = tmp_path / "found"
     client(store).get(run_dir, str(found), recursive=True)
@@ -132,16 +139,10 @@ def test_a_run_in_an_object_store_goes_on_with_the_same_bits(
     assert load_generator(found / "best.pt").config == load_generator(found / "generator.pt").config
     assert list((found / "tensorboard").iterdir())
     assert list((found / "validation").iterdir())
-    told = subprocess.run(
-        [sys.executable, "-m", "sttn_ray.train", "--summary", run_dir],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "AWS_ENDPOINT_URL_S3": store},
-    ).stdout
-    assert f"done at step {NUM_STEPS}" in told
-    assert "best validation" in told
+    told = run("sttn_ray.train", "--summary", run_dir, AWS_ENDPOINT_URL_S3=store)
+    assert told.returncode == 0
+    assert f"done at step {NUM_STEPS}" in told.text
+    assert "best validation" in told.text
 
 
 @pytest.mark.slow
@@ -150,22 +151,17 @@ def test_a_run_that_loses_a_node_goes_on_with_fewer_workers(training_shards: Pat
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     try:
         second = cluster.add_node(num_cpus=1)
-        environment = {**os.environ, "RAY_ADDRESS": cluster.address, "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15"}
-        request = words(training_shards, tmp_path / "shrunk", 2, "train.min_workers=1")
-        run = subprocess.Popen(
-            [sys.executable, "-m", "sttn_ray.train", *request],
-            cwd=ROOT,
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        environment = {"RAY_ADDRESS": cluster.address, "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15"}
+        shrunk = tmp_path / "shrunk"
+        training = start("sttn_ray.train", *words(training_shards, shrunk, 2, "train.min_workers=1"), **environment)
         wait_until(
-            lambda: has_checkpoint(tmp_path / "shrunk") and steps_done(tmp_path / "shrunk") >= 3,
+            lambda: has_checkpoint(shrunk) and steps_done(shrunk) >= 3,
             "three steps",
-            seconds=180,
+            program=training,
+            moves=files_in(shrunk),
         )
         cluster.remove_node(second, allow_graceful=False)
-        assert run.wait(300) == 0
+        assert training.finish(shrunk) == 0, training.said()
     finally:
         cluster.shutdown()
     assert seen(tmp_path / "shrunk") == seen(tmp_path / "two")
@@ -197,8 +193,14 @@ def test_wrong_requests_are_refused_with_all_faults(training_shards: Path, tmp_p
         program.run(load_experiment([f"shards.dir={training_shards}", f"run.dir={tmp_path / 'run'}"]))
 
 
-def test_more_workers_than_the_cluster_carries_are_refused(training_shards: Path, tmp_path: Path) -> None:
-    done = train(*words(training_shards, tmp_path / "run", 64, "train.batch_size=64"))
-    assert done.returncode == 2
-    assert "train.num_workers=64" in done.stderr
-    assert "Traceback" not in done.stderr
+@pytest.mark.usefixtures("cluster")
+def test_more_workers_than_the_cluster_carries_are_refused(
+    training_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as refused:
+        program.main(words(training_shards, tmp_path / "run", 64, "train.batch_size=64"))
+    assert refused.value.code == 2
+    said = capsys.readouterr().err
+    assert "train.num_workers=64" in said
+    assert f"the cluster of {NUM_CPUS} CPUs" in said
+    assert "Traceback" not in said

@@ -1,8 +1,6 @@
 """`sttn_ray.tune` as people run it: real sweeps, real kills."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,8 @@ from sttn_ray.errors import ConfigError
 from sttn_ray.model.weights import load_generator
 from sttn_ray.sweep.trials import Trial, read_trials
 from sttn_ray.training.metrics import read_metrics
-from tests.processes import ROOT, start, wait_until
+from tests.processes import Said, files_in, run, start, wait_until
+from tests.ray.conftest import ray_address
 from tests.store import client, upload
 from tests.training import train, words
 
@@ -37,15 +36,8 @@ def request(shards: Path, run_dir: Path | str, space: dict[str, Any], *more: str
     ]
 
 
-def sweep(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "sttn_ray.tune", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=900,
-    )
+def sweep(*arguments: str, **environment: str) -> Said:
+    return run("sttn_ray.tune", *arguments, **environment)
 
 
 def rows(run_dir: Path) -> list[dict[str, Any]]:
@@ -57,13 +49,15 @@ def reports(trial: Trial) -> list[tuple[int, int, float]]:
     return [(report["generation"], report["step"], report["objective"]) for report in trial["reports"]]
 
 
+@pytest.mark.usefixtures("cluster")
 def test_a_trial_that_fails_is_a_row_and_the_others_go_on(training_shards: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "sweep"
     space = {"train.learning_rate": "grid(0.001, 1e30)"}
-    done = sweep(*request(training_shards, run_dir, space, "train.num_steps=2", "tune.scheduler=fifo"))
-    assert done.returncode == 1, done.stderr[-2000:]
-    assert "Traceback" not in done.stdout + done.stderr
-    assert "sweep: 1 done, 1 failed | best" in done.stderr
+    command = request(training_shards, run_dir, space, "train.num_steps=2", "tune.scheduler=fifo")
+    done = sweep(*command, **ray_address())
+    assert done.returncode == 1, done.text[-2000:]
+    assert "Traceback" not in done.text
+    assert "sweep: 1 done, 1 failed | best" in done.text
     good, bad = rows(run_dir)
     assert (good["status"], good["step"], good["is_best"]) == ("done", 2, True)
     assert (bad["status"], bad["error"]) == ("failed", "TrialError")
@@ -91,16 +85,16 @@ def test_a_killed_sweep_and_the_same_command(training_shards: Path, tmp_path: Pa
     wait_until(
         lambda: sum(trial["status"] in ("done", "stopped") for trial in read_trials(run_dir)) >= 2,
         "two trials",
-        seconds=600,
+        program=killed,
+        moves=files_in(run_dir),
     )
     killed.kill()
-    killed.wait(30)
     before = {trial["trial"]: trial for trial in read_trials(run_dir)}
     unfinished = {name for name, trial in before.items() if trial["status"] in ("waiting", "running")}
     assert unfinished
 
     resumed = sweep(*command)
-    assert resumed.returncode == 1, resumed.stderr[-2000:]  # some fail
+    assert resumed.returncode == 1, resumed.text[-2000:]  # some fail
     after = {trial["trial"]: trial for trial in read_trials(run_dir)}
     assert len(after) == 9
     assert {trial["status"] for trial in after.values()} == {"done", "stopped", "failed"}
@@ -151,13 +145,15 @@ def test_members_of_a_population_take_over_the_training_of_others(training_shard
     )
     killed = start("sttn_ray.tune", *command)
     wait_until(
-        lambda: sum(bool(trial["reports"]) for trial in read_trials(run_dir)) >= 2, "reports of two trials", seconds=600
+        lambda: sum(bool(trial["reports"]) for trial in read_trials(run_dir)) >= 2,
+        "reports of two trials",
+        program=killed,
+        moves=files_in(run_dir),
     )
     killed.kill()
-    killed.wait(30)
     before = {trial["trial"]: reports(trial) for trial in read_trials(run_dir)}
     done = sweep(*command)
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.returncode == 0, done.text[-2000:]
     trials = read_trials(run_dir)
     assert [trial["status"] for trial in trials] == ["done"] * 4
     assert all(reports(trial)[: len(before[trial["trial"]])] == before[trial["trial"]] for trial in trials)
@@ -197,7 +193,7 @@ def test_a_sweep_in_an_object_store(
         *("tune.interval=1", f"shards.dir={bucket}/shards", f"storage.endpoint_url={store}"),
     )
     done = sweep(*command)
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.returncode == 0, done.text[-2000:]
     found = tmp_path / "found"
     client(store).get(f"{bucket}/sweep", str(found), recursive=True)
     assert [row["status"] for row in rows(found)] == ["done", "done"]
@@ -237,11 +233,16 @@ def test_wrong_requests_are_refused_with_all_faults(training_shards: Path, tmp_p
     assert not (tmp_path / "sweep").exists()
 
 
-def test_more_trials_at_a_time_than_the_cluster_carries_are_refused(training_shards: Path, tmp_path: Path) -> None:
-    done = sweep(*request(training_shards, tmp_path / "sweep", SPACE, "tune.max_concurrent=999"))
-    assert done.returncode == 2
-    assert "tune.max_concurrent=999: with train.num_workers=1" in done.stderr
-    assert "Traceback" not in done.stderr
+@pytest.mark.usefixtures("cluster")
+def test_more_trials_at_a_time_than_the_cluster_carries_are_refused(
+    training_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as refused:
+        program.main(request(training_shards, tmp_path / "sweep", SPACE, "tune.max_concurrent=999"))
+    assert refused.value.code == 2
+    said = capsys.readouterr().err
+    assert "tune.max_concurrent=999: with train.num_workers=1" in said
+    assert "Traceback" not in said
 
 
 @pytest.mark.slow
@@ -252,11 +253,15 @@ def test_optuna_proposes_values(training_shards: Path, tmp_path: Path) -> None:
         *("tune.scheduler=fifo", "tune.max_concurrent=2"),
     )
     killed = start("sttn_ray.tune", *command)
-    wait_until(lambda: any(trial["status"] == "done" for trial in read_trials(run_dir)), "a trial", seconds=600)
+    wait_until(
+        lambda: any(trial["status"] == "done" for trial in read_trials(run_dir)),
+        "a trial",
+        program=killed,
+        moves=files_in(run_dir),
+    )
     killed.kill()
-    killed.wait(30)
     done = sweep(*command)
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.returncode == 0, done.text[-2000:]
     trials = read_trials(run_dir)
     assert [trial["status"] for trial in trials] == ["done"] * 7
     assert len({trial["values"]["train.hole_weight"] for trial in trials}) == 7

@@ -58,18 +58,18 @@ def numbers(watch: NodeWatch, dataset: Bundles) -> list[int]:
 @pytest.mark.parametrize(("found", "least_s"), [(2, 0.1), (5, 0.4)])
 def test_another_number_ends_the_waiting_after_a_while(found: int, least_s: float) -> None:
     start = time.monotonic()
-    dataset = Bundles(3, 30)
+    dataset = Bundles(3, 600)
     seen: list[int] = []
-    with NodeWatch(3, lambda: found) as watch, pytest.raises(NodesChangedError):
+    with pytest.raises(NodesChangedError), NodeWatch(3, lambda: found) as watch:
         seen.extend(row["number"] for row in watch.rows(dataset))
     assert seen == [0, 1, 2]
     assert dataset.was_ended_early
-    assert least_s <= time.monotonic() - start < 10
+    assert time.monotonic() - start >= least_s
 
 
 def test_what_is_done_with_a_row_is_not_interrupted() -> None:
     with NodeWatch(3, lambda: 2) as watch:
-        rows = watch.rows(Bundles(2, 30))
+        rows = watch.rows(Bundles(2, 600))
         next(rows)
         end = time.monotonic() + 0.5
         while time.monotonic() < end:
@@ -99,8 +99,8 @@ def test_a_cluster_that_does_not_answer_is_asked_again() -> None:
             raise error
         return 2
 
-    with NodeWatch(3, count) as watch, pytest.raises(NodesChangedError):
-        numbers(watch, Bundles(2, 30))
+    with pytest.raises(NodesChangedError), NodeWatch(3, count) as watch:
+        numbers(watch, Bundles(2, 600))
 
 
 def test_a_signal_from_elsewhere_is_no_change() -> None:
@@ -126,8 +126,8 @@ def test_what_is_raised_where_python_drops_it_is_raised_again() -> None:
             Dropping()
             return super().iter_internal_ref_bundles()
 
-    with NodeWatch(3, lambda: 2) as watch, pytest.raises(NodesChangedError):
-        numbers(watch, Cleaning(1, 30))
+    with pytest.raises(NodesChangedError), NodeWatch(3, lambda: 2) as watch:
+        numbers(watch, Cleaning(1, 600))
 
 
 def test_what_ends_meanwhile_is_told_as_it_ended() -> None:
@@ -139,6 +139,6 @@ def test_what_ends_meanwhile_is_told_as_it_ended() -> None:
 
 def test_a_node_that_falls_sick_ends_the_waiting_at_once() -> None:
     answers = iter([False, False, True])
-    with NodeWatch(3, lambda: 3, lambda: next(answers)) as watch, pytest.raises(NodesChangedError):
+    with pytest.raises(NodesChangedError), NodeWatch(3, lambda: 3, lambda: next(answers)) as watch:
         numbers(watch, Bundles(1, 30))
     assert next(answers, None) is None  # what is known is not asked again

@@ -32,6 +32,7 @@ from sttn_ray.storage import file_sha256, published, read_record, write_record
 from sttn_ray.video.decode import decode_range
 from sttn_ray.video.index import index_video
 from tests.media import frame_hash, frame_hashes, make_images, make_pictures, make_video, zip_folder
+from tests.processes import STALLED_S
 from tests.store import FaultyProxy, client, contents, free_port, upload
 
 NAMES = ["a.mp4", "b/c d/[1].png", "b/c d/2.png", "b/é?#&+%20.mp4", "b/.hidden/x.mp4", ".x.mp4", "z/deep/er/y.zip"]
@@ -177,14 +178,14 @@ def test_an_upload_that_gets_stuck_is_tried_again(store: str, bucket: str, monke
 @contextmanager
 def stuck(store: str, fault: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
     """A store to which `s3://` paths lead, whose first two answers take far longer than a client waits."""
-    monkeypatch.setattr(s3fs.S3FileSystem, "read_timeout", 1)  # a test has no 15 s
+    monkeypatch.setattr(s3fs.S3FileSystem, "read_timeout", 2)  # a test has no 15 s
     start_s = time.monotonic()
-    with FaultyProxy(store, {fault: 1}, seed=0, stall_s=60, max_faults=2) as proxy:
+    with FaultyProxy(store, {fault: 1}, seed=0, stall_s=STALLED_S, max_faults=2) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
         s3fs.S3FileSystem.clear_instance_cache()
         yield proxy
     s3fs.S3FileSystem.clear_instance_cache()
-    assert time.monotonic() - start_s < 30
+    assert time.monotonic() - start_s < STALLED_S
 
 
 def test_records(store: str, bucket: str):
