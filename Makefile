@@ -31,7 +31,7 @@ demo: $(INSTALLED) ## make a small corpus and show every step on it, in minutes
 
 # In two processes: tests on Ray often wait.
 test: $(INSTALLED) ## run the tests, but the slow ones
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2
 
 test-slow: $(INSTALLED) ## run the tests that take over a minute each
 	$(BIN)/python -m pytest -m slow

@@ -4,6 +4,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,17 +20,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--media", type=Path, help="folder of real videos for the slow tests that want some")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at them
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say what stays together where several processes run the tests.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Say what stays together in one process, where several run the tests.
 
     Tests on Ray share one, and one process takes them in their order; but the trainings, which start most of what they
     need, go beside them. Of the others each file stays whole.
     """
-    for item in items:
-        folder, *_ = item.path.relative_to(Path(__file__).parent).parts
-        group = "training" if item.path.name in TRAININGS else "ray" if folder in ON_RAY else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = Path(nodeid.partition("::")[0])
+            return "training" if path.name in TRAININGS else "ray" if path.parent.name in ON_RAY else str(path)
+
+    return Scheduling(config, log)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
