@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     preset: Preset = "small" if arguments.quick else "sttn"
     pairs = 2 if arguments.quick else 5
-    has_bf16 = fastest_precision(device.type) == "bf16"
+    has_bf16 = fastest_precision(device.type, trains=True) == "bf16"
     frames, masks = _batch(preset, device)
     runs = {"plain": _plain(preset, frames, masks), "fp32": _ours(preset, "fp32", frames, masks)}
     if has_bf16:

@@ -97,7 +97,7 @@ def fit(experiment: Experiment) -> str | None:
     forget_starts(run_dir)
     can_grow = experiment.run.autoscaling
     device = cluster.choose_device(experiment.run.device, can_grow=can_grow)
-    precision = fastest_precision(device) if options.precision == "auto" else options.precision
+    precision = fastest_precision(device, trains=True) if options.precision == "auto" else options.precision
     cluster.require_workers(options.min_workers or options.num_workers, options.worker_cpus, device, can_grow=can_grow)
     log.info(
         "%d clips of %dx%d, network %d channels x %d blocks, %d worker%s of %d threads on %s in %s, to step %d",
@@ -257,7 +257,7 @@ def _work(job: dict[str, Any], run_dir: StoragePath) -> str | None:
     if fault is not None:
         return fault
     use_exact_numbers(fixed_shapes=True)
-    require_right_numbers(device.type, job["precision"])
+    require_right_numbers(device.type, job["precision"], trains=True)
     state = _create_state(experiment, device, num_workers, job["precision"], is_new=checkpoint is None)
     if checkpoint is not None:
         with on_this_machine(state_path(run_dir, checkpoint)) as path:
