@@ -48,11 +48,12 @@ format: $(INSTALLED) ## format the code, and mend what can be mended without tho
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(INSTALLED) ## measure the engine, a job, shards, sizing and a training step, shortly
+bench: $(INSTALLED) ## measure the engine, a job, shards, sizing, start-up and a training step, shortly
 	$(BIN)/python -m benchmarks.engine --quick
 	$(BIN)/python -m benchmarks.inpaint --quick
 	$(BIN)/python -m benchmarks.shards --quick
 	$(BIN)/python -m benchmarks.sizing --quick
+	$(BIN)/python -m benchmarks.startup --quick
 	$(BIN)/python -m benchmarks.train_step --quick
 
 clean: ## remove .venv, builds and caches; what runs have written stays

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from benchmarks import plain
 from benchmarks.record import interleaved, parse_arguments, ratio, write_result
+from sttn_ray.choices import Precision
 from sttn_ray.completion import schedule as windows
 from sttn_ray.completion.engine import Engine, Memory, SourceFrame
 from sttn_ray.completion.pictures import to_planes
@@ -27,7 +28,7 @@ from sttn_ray.completion.regions import find_regions
 from sttn_ray.completion.schedule import Schedule, Shot
 from sttn_ray.masks.hole import make_hole
 from sttn_ray.model.generator import PRESETS, Generator
-from sttn_ray.model.precision import Precision, fastest_precision
+from sttn_ray.model.precision import fastest_precision
 from sttn_ray.video.color import Planes, color_format
 from sttn_ray.video.write import read_pictures
 

@@ -31,8 +31,10 @@ import torch
 from benchmarks.clips import cut_clips, videos_in
 from benchmarks.memory import PeakMemory
 from benchmarks.record import interleaved, parse_arguments, ratio, write_result
-from pipelines import inpaint
+from pipelines.inpaint_chain import build
 from pipelines.inpaint_faults import Nodes
+from pipelines.inpaint_run import make_settings
+from pipelines.inpaint_steps import Job, Pool
 from pipelines.progress import start_progress
 from sttn_ray import cluster
 from sttn_ray.catalog.complete import complete_segment
@@ -70,7 +72,7 @@ def _measure(folder: Path, media: Path | None, threads: int, is_quick: bool) -> 
     preset = "small" if is_quick else "sttn"
     generator = _generator(preset)
     clips = cut_clips(videos, folder / "clips", CLIP_FRAMES)
-    settings = inpaint.make_settings(load_experiment([]), "cpu", "")
+    settings = make_settings(load_experiment([]), "cpu", "")
     engine = Engine(generator, device="cpu", precision=settings.precision, schedule=settings.schedule)
     seconds = _complete(clips[:1], engine, settings, folder)["seconds"]
     clips = clips[: 2 if is_quick else max(2, math.ceil(SECONDS / seconds))]
@@ -97,10 +99,10 @@ def _measure(folder: Path, media: Path | None, threads: int, is_quick: bool) -> 
     return results, {**told, "quick": is_quick, "media": None if media is None else media.name}
 
 
-def _pool(settings: Settings, threads: int) -> inpaint.Pool:
+def _pool(settings: Settings, threads: int) -> Pool:
     """One process of the network, on all cores."""
     video_cpus = cluster.choose_video_cpus(settings.encoder_threads, threads)
-    return inpaint.Pool(size=1, min_size=1, cpus=threads, gpus=None, video_cpus=video_cpus)
+    return Pool(size=1, min_size=1, cpus=threads, gpus=None, video_cpus=video_cpus)
 
 
 def _generator(preset: str) -> Generator:
@@ -134,10 +136,10 @@ def _run_job(
     """Seconds from the first completed frames to the end, the frames completed in them, and shares of the steps."""
     output.mkdir()
     items = _items(clips, output)
-    job = inpaint.Job(settings, str(output), start_progress(), None)
+    job = Job(settings, str(output), start_progress(), None)
     first, records = _Start(job.progress), _Records(output, items)
     with _polling(first.look, records.look):
-        rows = inpaint.build(list(enumerate(items)), job, generator, Nodes(_pool(settings, threads)))
+        rows = build(list(enumerate(items)), job, generator, Nodes(_pool(settings, threads)))
         ended = [item for row in rows.iter_rows() for item in unpack_outcomes(row["outcomes"])]
         end = time.perf_counter()
     assert len(ended) == len(clips)
@@ -219,11 +221,11 @@ def _film_memory(film: Path, folder: Path, threads: int) -> dict[str, Any]:
 
 def _job_memory(item: Item, output: Path, threads: int) -> PeakMemory:
     output.mkdir()
-    settings = inpaint.make_settings(load_experiment([]), "cpu", "")
-    job = inpaint.Job(settings, str(output), start_progress(), None)
+    settings = make_settings(load_experiment([]), "cpu", "")
+    job = Job(settings, str(output), start_progress(), None)
     peak = PeakMemory()
     with peak:
-        rows = inpaint.build([(0, item)], job, _generator("small"), Nodes(_pool(settings, threads)))
+        rows = build([(0, item)], job, _generator("small"), Nodes(_pool(settings, threads)))
         assert any('"done"' in row["outcomes"] for row in rows.iter_rows())
     return peak
 

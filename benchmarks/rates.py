@@ -25,20 +25,20 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.clips import FPS, videos_in, write_silent
-from pipelines.inpaint import make_settings
+from pipelines.inpaint_run import make_settings
 from sttn_ray.catalog.complete import complete_segment
 from sttn_ray.catalog.items import single_item
 from sttn_ray.catalog.plan import Plan, Settings, plan_video
 from sttn_ray.catalog.publish import publish_if_complete
 from sttn_ray.catalog.records import ItemDir
 from sttn_ray.catalog.segments import write_segment
+from sttn_ray.choices import Precision
 from sttn_ray.completion import schedule as windows
 from sttn_ray.completion.engine import Engine
 from sttn_ray.completion.schedule import Schedule, Shot
 from sttn_ray.config import Experiment, load_experiment
 from sttn_ray.corpus import Entry, index_source
 from sttn_ray.model.generator import PRESETS, Generator
-from sttn_ray.model.precision import Precision
 from sttn_ray.shards.plan import Range
 from sttn_ray.shards.read import read_index
 from sttn_ray.shards.tables import INDEX_SCHEMA

@@ -34,7 +34,7 @@ from PIL import Image
 
 from benchmarks.clips import cut_clips, videos_in, write_silent
 from benchmarks.record import parse_arguments, write_result
-from pipelines.inpaint import make_settings
+from pipelines.inpaint_run import make_settings
 from sttn_ray.catalog.complete import complete_segment, start_engine
 from sttn_ray.catalog.items import Item
 from sttn_ray.catalog.plan import Plan, Settings, plan_video

@@ -31,10 +31,11 @@ from benchmarks.memory import PeakMemory
 from benchmarks.record import interleaved, parse_arguments, ratio, write_result
 from pipelines import build_shards
 from sttn_ray import cluster
+from sttn_ray.choices import FrameCodec
 from sttn_ray.config import load_experiment
 from sttn_ray.corpus import VIDEO_SUFFIXES, Entry, index_source, read_pictures, scaled_size
 from sttn_ray.shards.read import read_index_table
-from sttn_ray.shards.tables import FrameCodec, pack_frame, unpack_frame
+from sttn_ray.shards.tables import pack_frame, unpack_frame
 from sttn_ray.video.color import scaled_rgb
 from sttn_ray.video.decode import decode_range
 from sttn_ray.video.index import index_video

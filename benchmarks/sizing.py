@@ -36,7 +36,7 @@ from benchmarks.simulation import (
     simulate_archive,
     simulate_training,
 )
-from pipelines.inpaint import MAX_ITEMS_A_TASK, MAX_SINGLE_ITEMS
+from pipelines.inpaint_chain import MAX_ITEMS_A_TASK, MAX_SINGLE_ITEMS
 from sttn_ray.completion.engine import SHOT_MARGIN
 from sttn_ray.completion.schedule import Schedule
 from sttn_ray.config import load_experiment

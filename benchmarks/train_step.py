@@ -26,11 +26,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.record import interleaved, parse_arguments, ratio, write_result
+from sttn_ray.choices import FAMILIES, Precision, Preset
 from sttn_ray.corpus import VIDEO_SUFFIXES, Entry, index_source
-from sttn_ray.masks.draw import FAMILIES
-from sttn_ray.model.generator import PRESETS, Preset
+from sttn_ray.model.generator import PRESETS
 from sttn_ray.model.losses import discriminator_loss, generator_adversarial_loss, hole_loss, valid_loss
-from sttn_ray.model.precision import Precision, fastest_precision
+from sttn_ray.model.precision import fastest_precision
 from sttn_ray.samples import worker_batches
 from sttn_ray.shards.plan import Range
 from sttn_ray.shards.read import read_index
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     preset: Preset = "small" if arguments.quick else "sttn"
     pairs = 2 if arguments.quick else 5
-    has_bf16 = fastest_precision(device.type) == "bf16"
+    has_bf16 = fastest_precision(device.type, trains=True) == "bf16"
     frames, masks = _batch(preset, device)
     runs = {"plain": _plain(preset, frames, masks), "fp32": _ours(preset, "fp32", frames, masks)}
     if has_bf16:

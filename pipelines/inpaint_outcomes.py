@@ -10,6 +10,7 @@ from typing import Any
 
 from sttn_ray.catalog.items import Item
 from sttn_ray.catalog.manifest import (
+    FAILED,
     OUTCOME_FIELDS,
     manifest_row,
     pending_outcome,
@@ -23,12 +24,12 @@ from sttn_ray.catalog.records import ItemDir
 from sttn_ray.errors import StorageError, SttnError, describe_failures, failed_outcome
 from sttn_ray.paths import StoragePath
 
-from .inpaint_steps import FAILED, Job
-
 log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 RECORDS_AT_ONCE = 32  # a request each, where they lie in a store
+# Before Ray is started. On a disk outputs are hashed, which many nodes do faster than this one.
+ASKING_S = 20.0
 # A job of days is looked at while it runs, and its driver may be lost.
 MANIFEST_INTERVAL_S = 300.0
 # So many failures are no sign of a catalog, a disk or a key that is bad as a whole: a small catalog is tried in full.
@@ -64,7 +65,7 @@ def collect(
             outcomes[number] = outcome
             if outcome["status"] in FAILED:
                 failed.append(outcome)
-                tell(_failure(items[number], outcome))
+                tell(describe_failure(items[number], outcome))
         # Not only at the end: of a hundred thousand files that would be days later.
         if len(outcomes) < len(items) and are_too_many(len(failed), len(items), max_error_fraction):
             title = (
@@ -84,7 +85,8 @@ def are_too_many(num_failed: int, num_items: int, max_error_fraction: float) -> 
     return num_failed > allowed
 
 
-def _failure(item: Item, outcome: Row) -> str:
+def describe_failure(item: Item, outcome: Row) -> str:
+    """The line that says why a video failed."""
     named = "" if item.video in outcome["reason"] else f"{item.video}: "
     return f"{outcome['status']} at {outcome['step']}: {named}{outcome['reason']}"
 
@@ -111,32 +113,60 @@ def _request(row: Row) -> tuple[Any, ...]:
     return row["video"], row["mask"], row["boxes"]
 
 
-def missing_outcomes(items: Sequence[Item], known: Collection[int], job: Job, *, is_stopped: bool) -> dict[int, Row]:
+def current_outcomes(items: Sequence[Item], output_dir: StoragePath, settings_hash: str) -> dict[int, Row]:
+    """The outcomes of the videos of which records say that nothing is to be done, before Ray is started.
+
+    Records are asked for some seconds; of the other videos the operators ask then, on all nodes.
+    """
+    end_s = time.monotonic() + ASKING_S
+
+    def ask(item: Item) -> Row | None:
+        return _current(item, output_dir, settings_hash) if time.monotonic() < end_s else None
+
+    with ThreadPoolExecutor(RECORDS_AT_ONCE) as pool:
+        return {n: found for n, found in enumerate(pool.map(ask, items)) if found is not None}
+
+
+def _current(item: Item, output_dir: StoragePath, settings_hash: str) -> Row | None:
+    """The outcome of a video that would not be done again; what else a record may say is for the operators to tell."""
+    if item.fault is not None:
+        return None
+    item_dir = ItemDir(output_dir, item.output)
+    with suppress(SttnError, OSError):
+        inputs = input_stats(item.video, item.mask, item.boxes)
+        outcome = outcome_if_current(item_dir, inputs, settings_hash)
+        if outcome is not None and outcome["status"] != "quarantined":
+            item_dir.clear_work()  # of a run killed after the video was done
+        return outcome and _told(outcome)
+    return None
+
+
+def _told(outcome: Row) -> Row:
+    """What the manifest tells of an outcome."""
+    return {name: outcome[name] for name in OUTCOME_FIELDS if name in outcome}
+
+
+def missing_outcomes(
+    items: Sequence[Item], known: Collection[int], output_dir: StoragePath, settings_hash: str, *, is_stopped: bool
+) -> dict[int, Row]:
     """The outcomes of the videos of which no row told: their records', of an earlier run or another driver."""
     missing = [n for n in range(len(items)) if n not in known]
     with ThreadPoolExecutor(RECORDS_AT_ONCE) as pool:
-        found = pool.map(lambda n: _recorded(items[n], job, is_stopped=is_stopped), missing)
+        found = pool.map(lambda n: _recorded(items[n], output_dir, settings_hash, is_stopped=is_stopped), missing)
         outcomes = dict(zip(missing, found, strict=True))
     for number, outcome in outcomes.items():
         if outcome["status"] in FAILED:
-            log.error("%s", _failure(items[number], outcome))
+            log.error("%s", describe_failure(items[number], outcome))
     return outcomes
 
 
-def _recorded(item: Item, job: Job, *, is_stopped: bool) -> Row:
+def _recorded(item: Item, output_dir: StoragePath, settings_hash: str, *, is_stopped: bool) -> Row:
     """The outcome of a record; of a run that was stopped only where the video would not be done again."""
-    item_dir = ItemDir(job.output_dir, item.output)
-    found = None
-    if not is_stopped:
-        found = item_dir.read_outcome()
-    elif item.fault is None:
-        with suppress(SttnError):
-            inputs = input_stats(item.video, item.mask, item.boxes)
-            found = outcome_if_current(item_dir, inputs, job.settings.hash())
-    if found is not None:
-        return {name: found[name] for name in OUTCOME_FIELDS if name in found}
     if is_stopped:
-        return pending_outcome("the job was stopped before it; the same command goes on")
+        found = _current(item, output_dir, settings_hash)
+        return found or pending_outcome("the job was stopped before it; the same command goes on")
+    if (recorded := ItemDir(output_dir, item.output).read_outcome()) is not None:
+        return _told(recorded)
     return failed_outcome("publish", RuntimeError("its segments ended without an outcome"))
 
 

@@ -13,7 +13,7 @@ import ray
 
 from sttn_ray.catalog.attempts import Place, attempt
 from sttn_ray.catalog.items import Item
-from sttn_ray.catalog.manifest import pack_outcomes, pending_outcome
+from sttn_ray.catalog.manifest import FAILED, FINISHED, pack_outcomes, pending_outcome
 from sttn_ray.catalog.plan import Plan, Settings, input_stats, plan_video
 from sttn_ray.catalog.publish import (
     done_outcome,
@@ -29,8 +29,6 @@ from sttn_ray.memory import give_back_memory
 
 from .gauges import count_bytes, timed
 
-FAILED = ("failed", "quarantined")
-FINISHED = ("done", "degraded", "copied")
 Row = dict[str, Any]
 
 

@@ -92,6 +92,12 @@ class Progress:
         if self._exports:
             show_videos(Counter(self._items.values()))
 
+    def finish_all(self, statuses: dict[int, str]) -> None:
+        """The outcomes of videos of which nothing was to be done."""
+        self._items |= statuses
+        if self._exports:
+            show_videos(Counter(self._items.values()))
+
     def counts(self) -> dict[str, int]:
         """Frames by name, items by status, and "seen", those that were planned or have ended."""
         seen = len(self._planned | self._items.keys())

@@ -11,6 +11,7 @@ from typing import Any
 import ray
 from ray._private.services import find_bootstrap_address  # what `ray start` wrote; no public way to ask
 
+from sttn_ray import quiet
 from sttn_ray.errors import ConfigError
 from sttn_ray.paths import ENDPOINT_VARIABLE, is_remote
 
@@ -23,18 +24,21 @@ MIN_LOCAL_CPUS = 4
 NODE_TIMEOUT_S = 5.0
 
 
-def connect(*, shows_workers: bool = True) -> None:
+def connect(*, shows_workers: bool = True, has_dashboard: bool = True) -> None:
     """Join the cluster that RAY_ADDRESS or a running `ray start` names, else start one on this machine.
 
     A process that is connected already stays so.
 
     Args:
         shows_workers: what the cluster's processes say is said here too.
+        has_dashboard: of a cluster that is started. Tune and Train leak placement groups without one; others start
+            faster.
     """
     # Ray's usage statistics are off unless the user asks for them.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if ray.is_initialized():
         return
+    quiet.before_start()
     # Not address="auto": it would also join the private cluster of another program on this machine, and die with it.
     address = os.environ.get("RAY_ADDRESS") or find_bootstrap_address(None)
     if address and _join(address, shows_workers=shows_workers):
@@ -43,11 +47,12 @@ def connect(*, shows_workers: bool = True) -> None:
     ray.init(
         address="local",
         num_cpus=cpus,
+        include_dashboard=has_dashboard,
         dashboard_host="127.0.0.1",
         logging_level=logging.WARNING,
         log_to_driver=shows_workers,
     )
-    log.info("started Ray on this machine with %d logical CPUs", cpus)
+    log.info("started Ray on this machine with %d logical CPUs; Ray's own log: %s", cpus, quiet.after_start())
 
 
 def _join(address: str, *, shows_workers: bool) -> bool:
@@ -62,7 +67,7 @@ def _join(address: str, *, shows_workers: bool) -> bool:
         if os.environ.get("RAY_ADDRESS"):
             raise ConfigError(f"RAY_ADDRESS={address}: no Ray cluster answers there ({error})") from error
         return False  # what an earlier `ray start` left behind
-    log.info("joined the Ray cluster at %s", address)
+    log.info("joined the Ray cluster at %s; Ray's own log: %s", address, quiet.after_start())
     return True
 
 

@@ -39,9 +39,6 @@ PROGRAMS = {
     "demo": "pipelines.demo",
 }
 
-# Of pipelines.inpaint; written again because importing that program takes seconds, which --help need not wait for.
-INPAINT_SECTIONS = ("run", "storage", "inpaint", "encode")
-
 INPAINT_USAGE = """sttn-ray inpaint VIDEO (--mask PATH | --boxes TEXT) -o DIR --checkpoint PATH [section.key=value ...]
        sttn-ray inpaint --catalog PATH -o DIR --checkpoint PATH [section.key=value ...]
        sttn-ray inpaint EXPERIMENT.yaml [section.key=value ...]"""
@@ -75,11 +72,12 @@ def load_program(name: str) -> ModuleType:
 
 
 def _inpaint(words: list[str]) -> int:
+    program = load_program("inpaint")
     parser = argparse.ArgumentParser(
         "sttn-ray inpaint",
         usage=INPAINT_USAGE,
         description="Complete one video, or each video of a catalog.",
-        epilog=f"settings, each given as section.key=value:\n\n{describe_sections(INPAINT_SECTIONS)}",
+        epilog=f"settings, each given as section.key=value:\n\n{describe_sections(program.SECTIONS)}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -106,4 +104,5 @@ def _inpaint(words: list[str]) -> int:
         if (value := getattr(given, key)) is not None:
             settings.append(f"inpaint.{key}={value}")
     flags = ["--print-config"] * given.print_config + ["--dry-run"] * given.dry_run
-    return load_program("inpaint").main(settings + flags)
+    status: int = program.main(settings + flags)
+    return status

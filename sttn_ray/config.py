@@ -14,16 +14,20 @@ from urllib.parse import urlsplit
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
-from sttn_ray.corpus import Fit
+from sttn_ray.choices import (
+    BOX_SYNTAX,
+    FAMILIES,
+    AdversarialLoss,
+    Codec,
+    Family,
+    Fit,
+    FrameCodec,
+    Initialization,
+    Interlaced,
+    OnDamage,
+    Preset,
+)
 from sttn_ray.errors import ConfigError
-from sttn_ray.masks.boxes import SYNTAX
-from sttn_ray.masks.draw import FAMILIES, Family
-from sttn_ray.model.generator import Initialization, Preset
-from sttn_ray.model.losses import AdversarialLoss
-from sttn_ray.shards.tables import FrameCodec
-from sttn_ray.video.encode import Codec
-from sttn_ray.video.index import Interlaced
-from sttn_ray.video.source import OnDamage
 
 Device = Literal["auto", "cuda", "mps", "cpu"]
 
@@ -285,7 +289,7 @@ class InpaintSection(Section):
     mask: str | None = Field(
         None, description="path of the video's mask: an image, a folder or .zip of images, or a video"
     )
-    boxes: str | None = Field(None, description=f"instead of a mask: {SYNTAX}; or auto-logo")
+    boxes: str | None = Field(None, description=f"instead of a mask: {BOX_SYNTAX}; or auto-logo")
     catalog: str | None = Field(
         None,
         description="path of a .csv, .jsonl or .parquet file with columns video, mask or boxes, and if need be output",

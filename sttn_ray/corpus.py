@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from sttn_ray.choices import Fit
 from sttn_ray.errors import CorpusError
 from sttn_ray.images import image_files, image_names, is_image, natural_key, open_image
 from sttn_ray.paths import below, walk
@@ -21,7 +22,6 @@ from sttn_ray.video.decode import decode_range
 from sttn_ray.video.index import VideoIndex, index_video
 
 Kind = Literal["video", "frames", "zip"]
-Fit = Literal["crop", "stretch"]
 
 VIDEO_SUFFIXES = {
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".m2ts", ".mts", ".mpg", ".mpeg", ".vob"),

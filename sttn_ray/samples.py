@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sttn_ray.masks.draw import Family, choose_family
+from sttn_ray.choices import Family
+from sttn_ray.masks.draw import choose_family
 
 
 class Sample(NamedTuple):

@@ -10,7 +10,7 @@ from typing import Any
 
 import ray.tune
 
-from sttn_ray import train
+from sttn_ray import train_run
 from sttn_ray.config import Experiment, apply_override
 from sttn_ray.errors import TrialError
 from sttn_ray.paths import StoragePath, as_path, use_endpoint
@@ -78,7 +78,7 @@ def _train_to(
     """Train a trial to a step and take down how good it is there."""
     start_s = time.monotonic()
     folder = run_dir / trial["generations"][-1]["folder"]
-    fault = train.fit(_slice(experiment, folder, trial["values"], step))
+    fault = train_run.fit(_slice(experiment, folder, trial["values"], step))
     if fault is not None:
         raise TrialError(fault)
     line = next(line for line in reversed(read_metrics(folder / METRICS_FILE)) if line["step"] == step)

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from sttn_ray.catalog.plan import Plan
-from sttn_ray.video.encode import Codec
+from sttn_ray.choices import Codec
 
 SHOWN_ROWS = 20
 _REASON_CHARS = 100

@@ -38,6 +38,8 @@ SCHEMA = pa.schema(
     ]
 )
 ROWS_AT_ONCE = 20_000
+FAILED = ("failed", "quarantined")
+FINISHED = ("done", "degraded", "copied")
 OUTCOME_FIELDS = [name for name in SCHEMA.names if name not in ("video", "mask", "boxes", "fps")]
 
 

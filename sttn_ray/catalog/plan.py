@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import av
 import cv2
@@ -11,6 +11,7 @@ import numpy as np
 
 import sttn_ray
 from sttn_ray.catalog.items import Item
+from sttn_ray.choices import Codec, Interlaced, OnDamage, Precision
 from sttn_ray.completion.schedule import Schedule
 from sttn_ray.errors import MaskError, VideoError
 from sttn_ray.masks.find import find_marks, marks_as_boxes
@@ -20,12 +21,8 @@ from sttn_ray.paths import stamps
 from sttn_ray.storage import record_hash
 from sttn_ray.video.assemble import Container, choose_container
 from sttn_ray.video.color import ColorFormat
-from sttn_ray.video.encode import Codec, EncoderSettings, choose_encoder
-from sttn_ray.video.index import Interlaced, VideoIndex, index_video
-from sttn_ray.video.source import OnDamage
-
-if TYPE_CHECKING:  # with it comes torch, without which the processes that plan and encode are 0.2 GB smaller
-    from sttn_ray.model.precision import Precision
+from sttn_ray.video.encode import EncoderSettings, choose_encoder
+from sttn_ray.video.index import VideoIndex, index_video
 
 # To be raised when completion or compositing gives other results for the same settings.
 SCHEDULE_VERSION = 3
@@ -43,7 +40,7 @@ class Settings:
 
     checkpoint_sha256: str
     device: str
-    precision: "Precision"
+    precision: Precision
     schedule: Schedule
     segment_frames: int
     dilation_px: int

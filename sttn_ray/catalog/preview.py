@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from sttn_ray.catalog.complete import complete_segment
 from sttn_ray.catalog.plan import Plan, Settings
+from sttn_ray.choices import OnDamage
 from sttn_ray.completion.compositing import paste_samples
 from sttn_ray.completion.engine import Engine
 from sttn_ray.masks.hole import make_hole
@@ -16,7 +17,6 @@ from sttn_ray.report.preview import Picture, draw_preview
 from sttn_ray.video.color import ColorFormat, Planes, frame_planes, planes_to_rgb
 from sttn_ray.video.decode import decode_range
 from sttn_ray.video.index import VideoIndex
-from sttn_ray.video.source import OnDamage
 
 
 def preview_frames(index: VideoIndex, source: MaskSource, *, num_frames: int = 3) -> list[int]:

@@ -105,6 +105,15 @@ def _record_name(number: int) -> str:
     return f"segment-{number:05d}.json"
 
 
+def read_claim(output_dir: str | StoragePath) -> dict[str, Any] | None:
+    """The fingerprint of the settings that a folder's outputs are made with, or None."""
+    return read_record(_claim_path(output_dir))
+
+
+def _claim_path(output_dir: str | StoragePath) -> StoragePath:
+    return as_path(output_dir) / STATE_DIR / "run.json"
+
+
 def claim_output(output_dir: str | StoragePath, settings: Settings, *, only_checks: bool = False) -> None:
     """Write a run's settings to its output, or check that they are those that stand there, if there are any.
 
@@ -113,7 +122,7 @@ def claim_output(output_dir: str | StoragePath, settings: Settings, *, only_chec
     """
     advice = "choose another inpaint.output, or delete the folder to do all again"
     claim(
-        as_path(output_dir) / STATE_DIR / "run.json",
+        _claim_path(output_dir),
         settings.fingerprint(),
         output_dir,
         advice,

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sttn_ray.choices import Precision
 from sttn_ray.completion import schedule as windows
 from sttn_ray.completion.compositing import SAMPLE_TYPE, holes_by_plane, sample_scale
 from sttn_ray.completion.device import first_line, is_out_of_memory
@@ -29,7 +30,7 @@ from sttn_ray.completion.shots import LOOKAHEAD, ShotFinder
 from sttn_ray.errors import DeviceError
 from sttn_ray.masks.hole import Box, Hole
 from sttn_ray.model.generator import Generator
-from sttn_ray.model.precision import DTYPES, Precision
+from sttn_ray.model.precision import DTYPES
 from sttn_ray.video.color import ColorFormat, Planes, crop_planes
 
 log = logging.getLogger(__name__)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sttn_ray.choices import BOX_SYNTAX
 from sttn_ray.errors import MaskError
 
-SYNTAX = "x,y,width,height[@start_s-end_s], joined by ';', in pixels of the upright picture, or with %"
 _NUMBER = r"(\d{1,9}(?:\.\d{1,9})?)(%?)"
 _BOX = re.compile(rf"{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}(?:@(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)?)?")
 
@@ -63,7 +63,7 @@ def parse_boxes(text: str) -> tuple[Box, ...]:
     for part in text.replace(" ", "").rstrip(";").split(";"):
         match = _BOX.fullmatch(part)
         if match is None:
-            raise MaskError(f"box {part!r}: expected {SYNTAX}, as in '10,20,300,80@0-12.5'")
+            raise MaskError(f"box {part!r}: expected {BOX_SYNTAX}, as in '10,20,300,80@0-12.5'")
         *numbers, start, end = match.groups()
         box = Box(
             extent=tuple(float(n) for n in numbers[0::2]),  # type: ignore[arg-type]  # four

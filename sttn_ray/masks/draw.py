@@ -17,15 +17,12 @@ over 300 samples, ours over 3000 that the constants were not tuned on:
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sttn_ray.choices import FAMILIES, Family
 from sttn_ray.masks import shapes
-
-Family = Literal["moving_shape", "static_shape", "strip", "box", "text", "object"]
-FAMILIES: tuple[Family, ...] = get_args(Family)
 
 Floats = NDArray[np.float64]
 Masks = NDArray[np.uint8]  # (frames, height, width), 1 = hole

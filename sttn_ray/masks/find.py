@@ -12,11 +12,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from sttn_ray.choices import OnDamage
 from sttn_ray.masks.overlays import find_overlays
 from sttn_ray.video.color import frame_planes
 from sttn_ray.video.decode import decode_range
 from sttn_ray.video.index import VideoIndex
-from sttn_ray.video.source import OnDamage
 
 NUM_SAMPLES = 80
 MIN_SAMPLES = 8

@@ -5,12 +5,13 @@ Names of layers and parameters are those of the published code, so its checkpoin
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sttn_ray.choices import Preset
 from sttn_ray.model.attention import LEAK, PatchAttention, first_frames, in_parts
 
 FEATURE_STRIDE = 4  # the encoder halves the size twice
@@ -37,8 +38,6 @@ class GeneratorConfig:
         return {**asdict(self), "grids": list(self.grids)}
 
 
-Preset = Literal["sttn", "small"]
-Initialization = Literal["published", "fast"]
 PRESETS: dict[Preset, GeneratorConfig] = {
     # The published network. Its released weights were trained without masked keys (decision D-1).
     "sttn": GeneratorConfig(channels=256, num_blocks=8, width=432, height=240, mask_keys=False),

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-AdversarialLoss = Literal["hinge", "nsgan", "lsgan"]
+from sttn_ray.choices import AdversarialLoss
 
 
 def hole_loss(predicted: Tensor, frames: Tensor, masks: Tensor) -> Tensor:

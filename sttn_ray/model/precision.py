@@ -3,32 +3,35 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sttn_ray.choices import Precision
 from sttn_ray.errors import DeviceError
 from sttn_ray.model.discriminator import Discriminator
 from sttn_ray.model.generator import PRESETS, Generator
 
-Precision = Literal["fp32", "bf16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 # Least cosines of what bf16 and float32 give; on a sound processor 0.9999 for outputs, 0.996 for each gradient.
 MIN_COSINE, MIN_GRADIENT_COSINE = 0.999, 0.97
-# A gradient so much smaller than all of them together is rounding alone, as that of a bias of keys, which is 0.
+# A gradient so much smaller than the largest is rounding alone, as that of a bias of keys, which is 0.
 _NEGLIGIBLE = 1e-6
 OUTPUT = "output"
 _CLIPS_AND_FRAMES = ((1, 1), (1, 2), (2, 3))
 
 
-def fastest_precision(device: str) -> Precision:
+def fastest_precision(device: str, *, trains: bool = False) -> Precision:
     """bf16 where the device computes it faster than float32, and gives the right numbers; else float32.
 
     CUDA, and CPUs with instructions for it. The machine that plans may have no GPU of its own: then those of the
     cluster are taken to be sound, until `require_right_numbers` says otherwise there.
+
+    Args:
+        device: "cuda", "mps" or "cpu".
+        trains: whether the discriminator and gradients are computed too.
     """
     if device == "cuda":
         if not torch.cuda.is_available():
@@ -37,16 +40,16 @@ def fastest_precision(device: str) -> Precision:
     else:
         names = ("amx_bf16", "avx512_bf16", "bf16")
         is_fast = device == "cpu" and any(torch.cpu.get_capabilities().get(name) for name in names)
-    return "bf16" if is_fast and find_wrong_numbers(device) is None else "fp32"
+    return "bf16" if is_fast and find_wrong_numbers(device, trains=trains) is None else "fp32"
 
 
-def require_right_numbers(device: str, precision: Precision) -> None:
-    """Refuse a number format that this process's device gets wrong.
+def require_right_numbers(device: str, precision: Precision, *, trains: bool = False) -> None:
+    """Refuse a number format that this process's device gets wrong; arguments as in `fastest_precision`.
 
     Raises:
         DeviceError: it does.
     """
-    wrong = find_wrong_numbers(device) if precision == "bf16" else None
+    wrong = find_wrong_numbers(device, trains=trains) if precision == "bf16" else None
     if wrong is not None:
         raise DeviceError(f"bf16 on {device} gives wrong numbers here: {wrong}; say precision=fp32")
 
@@ -68,15 +71,18 @@ def use_exact_numbers(*, fixed_shapes: bool) -> None:
 
 
 @cache
-def find_wrong_numbers(device: str) -> str | None:
-    """What of small networks, forward or backward, bf16 computes unlike float32 on a device; None: nothing.
+def find_wrong_numbers(device: str, *, trains: bool = False) -> str | None:
+    """What of small networks bf16 computes unlike float32 on a device; None: nothing. It is looked at once a process.
 
-    It takes a fraction of a second, once a process.
+    Args:
+        device: as in `fastest_precision`.
+        trains: whether of both networks, forward and backward; else of the generator, forward.
     """
-    with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
+    with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.set_grad_enabled(trains):
         torch.manual_seed(0)
-        for network in (_small_generator(), Discriminator(channels=16).eval()):
-            for clips, frames in _CLIPS_AND_FRAMES:
+        networks = [_small_generator(), Discriminator(channels=16).eval()] if trains else [_small_generator()]
+        for network in networks:
+            for clips, frames in _CLIPS_AND_FRAMES if trains else _CLIPS_AND_FRAMES[-1:]:
                 if (found := _compare(network.to(device), clips, frames)) is not None:
                     return f"{type(network).__name__}, {clips} clips of {frames} frames: {found}"
     return None
@@ -96,9 +102,9 @@ def _compare(network: nn.Module, clips: int, frames: int) -> str | None:
     device = next(network.parameters()).device
     given = [pictures.to(device), masks.to(device)][: 2 if isinstance(network, Generator) else 1]
     exact, rough = (_run(network, given, dtype) for dtype in (torch.float32, torch.bfloat16))
-    total = torch.stack([value.norm() for name, value in exact.items() if name != OUTPUT]).norm()
+    largest = max((value.norm() for name, value in exact.items() if name != OUTPUT), default=0)
     for name, value in exact.items():
-        if name != OUTPUT and value.norm() < _NEGLIGIBLE * total:
+        if name != OUTPUT and value.norm() < _NEGLIGIBLE * largest:
             continue
         least = MIN_COSINE if name == OUTPUT else MIN_GRADIENT_COSINE
         cosine = F.cosine_similarity(value, rough[name], dim=0).item()
@@ -108,9 +114,11 @@ def _compare(network: nn.Module, clips: int, frames: int) -> str | None:
 
 
 def _run(network: nn.Module, given: Sequence[Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """The output and the gradients of a network, each as one row of numbers."""
+    """The output of a network, and where they are computed its gradients, each as one row of numbers."""
     with torch.autocast(given[0].device.type, dtype, enabled=dtype != torch.float32):
         output = network(*given).float()
+    if not output.requires_grad:
+        return {OUTPUT: output.flatten()}
     parameters = dict(network.named_parameters())
     gradients = torch.autograd.grad(output.square().mean(), list(parameters.values()))
     return {OUTPUT: output.detach().flatten(), **{n: g.flatten() for n, g in zip(parameters, gradients, strict=True)}}

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any, get_args
 
+from sttn_ray.choices import Family
 from sttn_ray.corpus import Corpus, Entry, Source, index_source
 from sttn_ray.errors import CorpusError, StorageError
-from sttn_ray.masks.draw import Family
 from sttn_ray.paths import below, stamps
 from sttn_ray.shards.plan import Range
 from sttn_ray.shards.records import FoundSource, ShardsDir, object_masks_file

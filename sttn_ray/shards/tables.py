@@ -8,16 +8,16 @@ import hashlib
 import io
 import zlib
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
+from sttn_ray.choices import FrameCodec
 from sttn_ray.errors import ShardError
 
-FrameCodec = Literal["jpeg", "png"]
 MASK_CODEC = "packbits+zlib"
 
 CLIP_SCHEMA = pa.schema(

@@ -10,24 +10,16 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from sttn_ray.choices import Family, Fit, FrameCodec
 from sttn_ray.completion.shots import ShotFinder
-from sttn_ray.corpus import Entry, Fit, Source, read_pictures, scaled_size
+from sttn_ray.corpus import Entry, Source, read_pictures, scaled_size
 from sttn_ray.errors import MaskError, StorageError, SttnError
 from sttn_ray.images import image_files, image_names
-from sttn_ray.masks.draw import Family, draw_masks
+from sttn_ray.masks.draw import draw_masks
 from sttn_ray.masks.read import mask_from_image
 from sttn_ray.paths import StoragePath, below
 from sttn_ray.shards.plan import Range, contiguous_runs
-from sttn_ray.shards.tables import (
-    CLIP_SCHEMA,
-    MASK_CODEC,
-    MASK_SCHEMA,
-    FrameCodec,
-    one_row,
-    pack_frame,
-    pack_mask,
-    rows_sha256,
-)
+from sttn_ray.shards.tables import CLIP_SCHEMA, MASK_CODEC, MASK_SCHEMA, one_row, pack_frame, pack_mask, rows_sha256
 from sttn_ray.storage import file_sha256, published
 
 IndexRow = dict[str, Any]

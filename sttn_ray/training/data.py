@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from sttn_ray.masks.draw import Family, draw_masks
+from sttn_ray.choices import Family
+from sttn_ray.masks.draw import draw_masks
 from sttn_ray.paths import StoragePath
 from sttn_ray.samples import Sample, clip_at, draw_sample
 from sttn_ray.shards.cache import RowCache

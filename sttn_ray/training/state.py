@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sttn_ray.choices import Initialization, Precision
 from sttn_ray.errors import CheckpointError
 from sttn_ray.model.attention import LEAK
 from sttn_ray.model.discriminator import Discriminator
-from sttn_ray.model.generator import Generator, GeneratorConfig, Initialization
-from sttn_ray.model.precision import Precision
+from sttn_ray.model.generator import Generator, GeneratorConfig
 from sttn_ray.model.weights import AVERAGE, FORMAT_VERSION, load_generator, read_checkpoint
 
 

@@ -9,14 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from sttn_ray.model.losses import (
-    AdversarialLoss,
-    discriminator_loss,
-    generator_adversarial_loss,
-    hole_loss,
-    valid_loss,
-)
-from sttn_ray.model.precision import Precision
+from sttn_ray.choices import AdversarialLoss, Precision
+from sttn_ray.model.losses import discriminator_loss, generator_adversarial_loss, hole_loss, valid_loss
 from sttn_ray.training.schedule import learning_rate
 from sttn_ray.training.state import TrainState, unwrapped
 

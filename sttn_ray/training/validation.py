@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from sttn_ray.masks.draw import FAMILIES, draw_masks
+from sttn_ray.choices import FAMILIES, Precision
+from sttn_ray.masks.draw import draw_masks
 from sttn_ray.metrics import psnr, ssim
-from sttn_ray.model.precision import Precision
 from sttn_ray.paths import StoragePath
 from sttn_ray.shards.cache import RowCache
 from sttn_ray.shards.read import ShardIndex, read_clip, read_masks

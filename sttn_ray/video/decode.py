@@ -4,12 +4,13 @@ from collections.abc import Iterator
 
 import av
 
+from sttn_ray.choices import OnDamage
 from sttn_ray.errors import VideoError
 from sttn_ray.video.conceal import concealed_range
 from sttn_ray.video.deinterlace import MARGIN_FRAMES, deinterlaced
 from sttn_ray.video.frames import check_format
 from sttn_ray.video.index import VideoIndex
-from sttn_ray.video.source import OnDamage, open_video
+from sttn_ray.video.source import open_video
 
 
 def decode_range(

@@ -8,19 +8,19 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import av
 import numpy as np
 from av.video.frame import PictureType
 from numpy.typing import NDArray
 
+from sttn_ray.choices import Codec
 from sttn_ray.errors import VideoError
 from sttn_ray.video.fidelity import MAX_PSNR, deviation, sample_luma, sample_valid
 from sttn_ray.video.frames import copy_frame
 from sttn_ray.video.index import CAPTIONS, VideoIndex
 
-Codec = Literal["libx264", "x264-lossless", "ffv1"]
 LOSSLESS_CODECS = ("x264-lossless", "ffv1")
 # Two segments join only when their parameter sets are the same. Everything below is therefore fixed for a file, and
 # so is the thread count, since x264 writes another stream for another count.

@@ -4,12 +4,13 @@ import errno
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any
 
 import av
 import numpy as np
 from av.stream import Disposition
 
+from sttn_ray.choices import Interlaced, OnDamage
 from sttn_ray.errors import VideoError
 from sttn_ray.paths import ALL, as_path, is_file, reading
 from sttn_ray.storage import file_sha256
@@ -18,10 +19,7 @@ from sttn_ray.video.color import ColorFormat, color_format
 from sttn_ray.video.damage import has_good_slices, missing_bytes
 from sttn_ray.video.deinterlace import can_deinterlace
 from sttn_ray.video.hdr import read_hdr
-from sttn_ray.video.source import OnDamage, frames_and_errors, open_video
-
-Interlaced = Literal["refuse", "deinterlace"]
-
+from sttn_ray.video.source import frames_and_errors, open_video
 
 # HEIF and AVIF, also of several pictures, which FFmpeg reads as it does MP4.
 _PICTURES = ("avif", "avis", "heic", "heix", "heim", "heis", "mif1", "msf1")

@@ -4,14 +4,11 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Literal
 
 import av
 
 from sttn_ray.errors import StorageError, VideoError
 from sttn_ray.paths import READ_ERRORS, SOME, is_remote, open_binary, reason
-
-OnDamage = Literal["fail", "conceal"]
 
 # Containers of video. Not in it: playlists and lists of files (hls, concat, dash), which would read other files and
 # reach into the network, and still images, of which a name such as img%03d.jpg stands for many.

@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import inpaint
+from pipelines import inpaint, inpaint_chain
 from sttn_ray.catalog.records import ItemDir
 from sttn_ray.config import load_experiment
+from sttn_ray.errors import ConfigError
 from sttn_ray.masks.boxes import draw_boxes, parse_boxes
 from sttn_ray.masks.hole import make_hole
 from tests.end_to_end.test_kills import watched_records
@@ -93,7 +94,7 @@ def test_a_catalog_is_done_and_what_is_bad_is_a_row(
     assert again == times
 
     # A mended source is done by the next run, and only it; also where many videos are planned in one task.
-    monkeypatch.setattr(inpaint, "MAX_SINGLE_ITEMS", 1)
+    monkeypatch.setattr(inpaint_chain, "MAX_SINGLE_ITEMS", 1)
     (films / "damaged.mp4").write_bytes(whole.read_bytes())
     (films / "words.mp4").write_bytes(whole.read_bytes())
     assert run(*words) == 1
@@ -164,7 +165,7 @@ def test_other_settings_on_the_same_output_are_refused(tmp_path: Path, checkpoin
         "encode.preset=ultrafast",
     )
     assert run(*words) == 0
-    with pytest.raises(inpaint.ConfigError, match="crf was 16, now 20"):
+    with pytest.raises(ConfigError, match="crf was 16, now 20"):
         run(*words, "encode.crf=20")
 
 

@@ -11,6 +11,7 @@ from ray.cluster_utils import Cluster
 
 from pipelines import inpaint, inpaint_nodes
 from sttn_ray.config import load_experiment
+from sttn_ray.model import weights
 from sttn_ray.model.weights import load_generator
 from tests.media import make_video
 from tests.ray.conftest import without_shared_ray
@@ -42,7 +43,7 @@ def two_nodes() -> Iterator[tuple[str, str]]:
 def sickness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sickness:
     found = Sickness(tmp_path)
     found.set()
-    monkeypatch.setattr(inpaint, "load_generator", lambda path: make_sick(load_generator(path), found))
+    monkeypatch.setattr(weights, "load_generator", lambda path: make_sick(load_generator(path), found))
     monkeypatch.setattr(inpaint_nodes, "CHECK_INTERVAL_S", 0.5)
     return found
 

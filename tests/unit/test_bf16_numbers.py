@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,6 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sttn_ray.errors import DeviceError
-from sttn_ray.model import precision
 from sttn_ray.model.precision import fastest_precision, find_wrong_numbers, require_right_numbers
 from sttn_ray.training.step import train_step
 from tests.processes import ROOT
@@ -72,27 +72,38 @@ def test_on_a_cpu_no_3d_convolution_is_computed_in_bf16(num_frames: int) -> None
     assert exact.seen == {(2, torch.float32), (3, torch.float32)}
 
 
-def test_a_format_with_wrong_numbers_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_format_with_right_numbers_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
-    find_wrong_numbers.cache_clear()
-    assert (find_wrong_numbers("cpu"), fastest_precision("cpu")) == (None, "bf16")
-    require_right_numbers("cpu", "bf16")
+    for trains in (False, True):
+        find_wrong_numbers.cache_clear()
+        assert find_wrong_numbers("cpu", trains=trains) is None
+        assert fastest_precision("cpu", trains=trains) == "bf16"
+        require_right_numbers("cpu", "bf16", trains=trains)
 
-    plain = F.conv2d
 
-    def wrong(x: torch.Tensor, weight: torch.Tensor, *rest: object) -> torch.Tensor:
-        # As the discriminator calls it, which casts its weights itself.
-        return plain(x, weight, *rest) * (float("nan") if weight.dtype == torch.bfloat16 else 1.0)
+def wrong_conv2d(plain: Callable[..., torch.Tensor], *, under_autocast: bool) -> Callable[..., torch.Tensor]:
+    """Not a number in bf16: for the discriminator, which casts its weights itself, or for all under autocast."""
 
-    monkeypatch.setattr(precision.F, "conv2d", wrong)
+    def conv2d(x: torch.Tensor, weight: torch.Tensor, *rest: object) -> torch.Tensor:
+        is_rough = weight.dtype == torch.bfloat16 or (under_autocast and torch.is_autocast_enabled("cpu"))
+        return plain(x, weight, *rest) * (float("nan") if is_rough else 1.0)
+
+    return conv2d
+
+
+@pytest.mark.parametrize(("trains", "network"), [(True, "Discriminator"), (False, "Generator")])
+def test_a_format_with_wrong_numbers_is_not_taken(trains: bool, network: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    monkeypatch.setattr(F, "conv2d", wrong_conv2d(F.conv2d, under_autocast=not trains))
     find_wrong_numbers.cache_clear()
-    assert fastest_precision("cpu") == "fp32"
-    with pytest.raises(
-        DeviceError, match=r"bf16 on cpu gives wrong numbers here: .*Discriminator.*; say precision=fp32"
-    ):
-        require_right_numbers("cpu", "bf16")
-    require_right_numbers("cpu", "fp32")
-    find_wrong_numbers.cache_clear()
+    try:
+        assert fastest_precision("cpu", trains=trains) == "fp32"
+        wanted = rf"bf16 on cpu gives wrong numbers here: {network}.*cosine nan.*; say precision=fp32"
+        with pytest.raises(DeviceError, match=wanted):
+            require_right_numbers("cpu", "bf16", trains=trains)
+        require_right_numbers("cpu", "fp32", trains=trains)
+    finally:
+        find_wrong_numbers.cache_clear()
 
 
 def test_a_processor_without_instructions_for_bf16_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,5 +116,5 @@ def test_looking_at_numbers_leaves_chance_alone() -> None:
     expected = torch.rand(3)
     torch.manual_seed(5)
     find_wrong_numbers.cache_clear()
-    find_wrong_numbers("cpu")
+    find_wrong_numbers("cpu", trains=True)
     assert torch.equal(torch.rand(3), expected)

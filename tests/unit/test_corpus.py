@@ -14,16 +14,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from sttn_ray.corpus import (
-    Entry,
-    Fit,
-    Kind,
-    Source,
-    find_entries,
-    index_source,
-    read_pictures,
-    scaled_size,
-)
+from sttn_ray.choices import Fit
+from sttn_ray.corpus import Entry, Kind, Source, find_entries, index_source, read_pictures, scaled_size
 from sttn_ray.errors import CorpusError, VideoError
 from sttn_ray.storage import file_sha256
 from tests.media import frame_times, make_images, make_pictures, make_video, png_that_claims, zip_folder

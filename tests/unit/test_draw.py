@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from sttn_ray.masks.draw import FAMILIES, choose_family, draw_masks
+from sttn_ray.choices import FAMILIES
+from sttn_ray.masks.draw import choose_family, draw_masks
 
 FRAMES = [3, 17, 18, 40, 55]
 

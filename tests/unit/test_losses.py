@@ -6,13 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sttn_ray.model.losses import (
-    AdversarialLoss,
-    discriminator_loss,
-    generator_adversarial_loss,
-    hole_loss,
-    valid_loss,
-)
+from sttn_ray.choices import AdversarialLoss
+from sttn_ray.model.losses import discriminator_loss, generator_adversarial_loss, hole_loss, valid_loss
 
 
 def make_clips(num_clips: int) -> tuple[Tensor, Tensor, Tensor]:

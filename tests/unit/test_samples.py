@@ -6,7 +6,7 @@ from math import sqrt
 import numpy as np
 import pytest
 
-from sttn_ray.masks.draw import FAMILIES, Family
+from sttn_ray.choices import FAMILIES, Family
 from sttn_ray.samples import Sample, clip_at, draw_colors, draw_sample, step_positions, worker_batches
 
 NUM_DRAWS = 2000

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
+from sttn_ray.choices import FAMILIES
 from sttn_ray.corpus import Entry, Kind
 from sttn_ray.errors import CorpusError, MaskError, VideoError
-from sttn_ray.masks.draw import FAMILIES
 from sttn_ray.shards.records import ShardsDir
 from sttn_ray.shards.tables import MASK_SCHEMA, unpack_mask
 from sttn_ray.shards.write import Fault, write_drawn_masks, write_object_masks

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from ray.tune.schedulers import TrialScheduler
 
-from sttn_ray import cluster, tune
+from sttn_ray import cluster
+from sttn_ray import tune_run as tune
 from sttn_ray.config import load_experiment
 from sttn_ray.errors import ConfigError, TrialError
 from sttn_ray.sweep.optuna import NUM_RANDOM, propose

@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sttn_ray.choices import FAMILIES
 from sttn_ray.errors import CheckpointError
-from sttn_ray.masks.draw import FAMILIES
 from sttn_ray.model.discriminator import Discriminator
 from sttn_ray.model.generator import Generator, GeneratorConfig
 from sttn_ray.model.losses import discriminator_loss, generator_adversarial_loss, hole_loss, valid_loss

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from sttn_ray.choices import FAMILIES
 from sttn_ray.corpus import Entry, index_source
 from sttn_ray.errors import StorageError
-from sttn_ray.masks.draw import FAMILIES
 from sttn_ray.metrics import psnr, ssim
 from sttn_ray.model.generator import Generator, GeneratorConfig
 from sttn_ray.shards.plan import Range
