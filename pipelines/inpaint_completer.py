@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NoReturn
 
@@ -12,6 +13,7 @@ from sttn_ray.catalog.complete import complete_segment, start_engine
 from sttn_ray.catalog.faults import NO_ITEM, Decision, Fault, decide
 from sttn_ray.catalog.records import ItemDir
 from sttn_ray.completion.device import first_line, is_device_fault, is_out_of_memory
+from sttn_ray.completion.engine import Engine
 from sttn_ray.errors import DeviceError
 from sttn_ray.memory import give_back_memory
 
@@ -21,6 +23,7 @@ from .inpaint_steps import NOT_BEGUN, Job, current_plan, end_segment, ended, thi
 
 Row = dict[str, Any]
 WAIT_S = 1.0
+START_TRIES, START_WAIT_S = 4, 10.0
 
 
 class GivenUpError(Exception):
@@ -37,15 +40,17 @@ class Completer:
     def __init__(self, generator: ray.ObjectRef, job: Job, threads: int) -> None:
         self._job, self._node = job, ray.get_runtime_context().get_node_id()
         self._goes_on: ray.ObjectRef | None = None
+        self._engine: Engine | None = None
         if self._decide(NO_ITEM) == "wait":
             return  # Ray starts it again where it ended; it will wait with its first row
         try:
-            self._engine = start_engine(ray.get(generator), job.settings, threads=threads)
+            self._engine = _start(lambda: start_engine(ray.get(generator), job.settings, threads=threads))
         except Exception as error:
-            # Memory that is short here is taken by others; a `DeviceError` is of a device that computes wrong numbers.
+            # A `DeviceError` is of a device that computes wrong numbers.
             if is_device_fault(error) or is_out_of_memory(error) or isinstance(error, DeviceError):
                 self._end_process(NO_ITEM, "its start", error)
             raise
+        job.progress.start.remote(self._node)
 
     def __call__(self, row: Row) -> Row:
         if row["outcomes"]:
@@ -54,7 +59,7 @@ class Completer:
             return row | ended(row["item"], NOT_BEGUN)
         item_dir = ItemDir(self._job.output_dir, row["output_name"])
         began_s = time.time()
-        plan = None
+        plan, is_at_work = None, False
         try:
             plan = current_plan(row, item_dir)
             if plan is None:
@@ -62,7 +67,7 @@ class Completer:
             if item_dir.read_segment(row["segment"], plan.plan_hash) is not None:
                 return row  # Ray runs a task again whose result was lost with its node
             decision = self._decide(row["item"])
-            if decision == "wait":
+            if decision == "wait" or self._engine is None:
                 self._wait_for_the_end()
             if decision == "leave":
                 return row | {"plan_hash": ""}
@@ -71,13 +76,15 @@ class Completer:
                 busy(),
                 timed("complete"),
             ):
+                is_at_work = True
                 samples = list(
                     complete_segment(plan, row["segment"], self._engine, self._job.settings, self._count_completed)
                 )
         except GivenUpError:
             return row | {"plan_hash": ""}
         except Exception as error:  # noqa: BLE001 -- this operator's one boundary
-            if is_device_fault(error):
+            # Memory too short for one frame is a matter of the device, unless others have no more of it.
+            if is_device_fault(error) or (is_at_work and isinstance(error, DeviceError)):
                 name = f"segment {row['segment']} of {row['output_name']}"
                 self._end_process(row["item"], name, error)
             return row | ended(row["item"], end_segment(item_dir, row["item"], "complete", error, plan, self._job))
@@ -104,10 +111,16 @@ class Completer:
 
     def _wait_for_the_end(self) -> NoReturn:
         """Keep a sick node from taking further rows until the chain of operators is given up."""
-        with suppress(ray.exceptions.RayError):  # the whole job has ended
-            while ray.get(self._job.progress.goes_on.remote(self._job.chain)):
+        with suppress(ray.exceptions.RayActorError):  # the whole job has ended
+            while self._is_current():
                 time.sleep(WAIT_S)
         raise GivenUpError
+
+    def _is_current(self) -> bool:
+        try:
+            return bool(ray.get(self._job.progress.goes_on.remote(self._job.chain)))
+        except ray.exceptions.ActorUnavailableError:
+            return True  # the network is away for a moment
 
     def _end_process(self, item: int, name: str, error: Exception) -> NoReturn:
         """End this process, whose GPU failed; Ray starts another one, and gives it the same row.
@@ -127,3 +140,15 @@ class Completer:
         with suppress(ray.exceptions.RayError):
             ray.get(self._job.progress.fail.remote(fault))
         os._exit(1)
+
+
+def _start(start: Callable[[], Engine]) -> Engine:
+    """Start, and try again where memory is short: the processes of a job that has just ended may hold it yet."""
+    for _ in range(START_TRIES - 1):
+        try:
+            return start()
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        time.sleep(START_WAIT_S)
+    return start()

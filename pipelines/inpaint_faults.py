@@ -15,8 +15,8 @@ from .inpaint_steps import Pool
 log = logging.getLogger(__name__)
 
 COMMON = (
-    "the GPUs of all nodes that have begun failed, and no other node has completed a frame; so it is what they have in "
-    "common: their driver, their image, or this program:"
+    "the devices of all nodes on which the network's processes started failed; so it is what they have in common: "
+    "their driver, their image, or this program:"
 )
 
 

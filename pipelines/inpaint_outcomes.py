@@ -21,7 +21,7 @@ from sttn_ray.catalog.manifest import (
 from sttn_ray.catalog.plan import input_stats
 from sttn_ray.catalog.publish import outcome_if_current
 from sttn_ray.catalog.records import ItemDir
-from sttn_ray.errors import StorageError, SttnError, describe_failures, failed_outcome
+from sttn_ray.errors import ConfigError, StorageError, SttnError, describe_failures, failed_outcome
 from sttn_ray.paths import StoragePath
 
 log = logging.getLogger(__name__)
@@ -130,7 +130,7 @@ def current_outcomes(items: Sequence[Item], output_dir: StoragePath, settings_ha
 def _current(item: Item, output_dir: StoragePath, settings_hash: str) -> Row | None:
     """The outcome of a video that would not be done again; what else a record may say is for the operators to tell."""
     if item.fault is not None:
-        return None
+        return failed_outcome("plan", ConfigError(item.fault))
     item_dir = ItemDir(output_dir, item.output)
     with suppress(SttnError, OSError):
         inputs = input_stats(item.video, item.mask, item.boxes)

@@ -158,13 +158,13 @@ def _conclude(
     tell: Callable[[], None] = lambda: None,
 ) -> int:
     """Write the manifest and report; returns the exit status."""
+    tell()
     try:
         outcomes |= missing_outcomes(items, outcomes, output_dir, settings_hash, is_stopped=stopped is not None)
         manifest = write_manifest(output_dir, (manifest_row(item, outcomes[n]) for n, item in enumerate(items)))
     except StorageError as error:
         log.error("the manifest was not written, though videos were done: %s; the same command writes it", error)
         return 1
-    tell()
     if stopped is not None:
         return report_stop(stopped, manifest)
     return report(outcomes.values(), manifest, time.monotonic() - start_s)

@@ -45,6 +45,7 @@ class Progress:
         self._frames: dict[str, int] = {}
         self._items: dict[int, str] = {}
         self._planned: set[int] = set()
+        self._known = 0
         self._chain = 0
         self._faults: list[Fault] = []
         self._working: set[str] = set()
@@ -78,6 +79,10 @@ class Progress:
             self._working.add(node)
         return goes_on
 
+    def start(self, node: str) -> None:
+        """A process of the network has started on a node."""
+        self._working.add(node)
+
     def fail(self, fault: Fault) -> None:
         """A process ends because its GPU failed."""
         self._faults.append(fault)
@@ -95,13 +100,14 @@ class Progress:
     def finish_all(self, statuses: dict[int, str]) -> None:
         """The outcomes of videos of which nothing was to be done."""
         self._items |= statuses
+        self._known = len(statuses)
         if self._exports:
             show_videos(Counter(self._items.values()))
 
     def counts(self) -> dict[str, int]:
-        """Frames by name, items by status, and "seen", those that were planned or have ended."""
+        """Frames by name, items by status, "seen" (planned or ended), and of these "known", which had ended before."""
         seen = len(self._planned | self._items.keys())
-        return {**self._frames, **Counter(self._items.values()), "seen": seen}
+        return {**self._frames, **Counter(self._items.values()), "seen": seen, "known": self._known}
 
 
 def start_progress(*, exports: bool = False) -> ray.actor.ActorHandle:
@@ -184,7 +190,10 @@ class ProgressLine:
             return items
         # Planning runs a little ahead of the work: of a long catalog most is not planned yet.
         is_known = self._plans_all or counts["seen"] >= self._num_items
-        total = planned if is_known else planned * self._num_items // counts["seen"]
+        # Those that were done before have no frames here.
+        known = counts.get("known", 0)
+        seen, num_items = counts["seen"] - known, self._num_items - known
+        total = planned if is_known else planned * num_items // seen
         now = time.monotonic()
         if completed and self._first_frame is None:
             self._first_frame = (now, completed)

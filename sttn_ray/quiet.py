@@ -66,7 +66,7 @@ def _divert_c_stderr(path: Path) -> None:
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, encoding=before.encoding, errors=before.errors)
     os.dup2(target, 2)
     os.close(target)
-    for logger in (logging.getLogger(), *map(logging.getLogger, logging.root.manager.loggerDict)):
+    for logger in (logging.getLogger(), *map(logging.getLogger, list(logging.root.manager.loggerDict))):
         for handler in logger.handlers:
             if isinstance(handler, logging.StreamHandler) and handler.stream is before:
                 handler.setStream(sys.stderr)

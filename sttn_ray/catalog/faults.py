@@ -45,7 +45,7 @@ class Fault(NamedTuple):
 
 
 class Health(NamedTuple):
-    """A job's faults, in their order, and the nodes that have completed frames."""
+    """A job's faults, in their order, and the nodes on which a process has started or completed frames."""
 
     faults: list[Fault]
     working: set[str]
@@ -64,9 +64,13 @@ def blame(faults: Sequence[Fault]) -> Blamed:
     items: set[int] = set()
     of_node: Counter[str] = Counter()
     of_item: dict[int, Counter[str]] = {}
+    counted: set[tuple[str, int, int]] = set()
     for fault in faults:
-        if fault.item in items:
+        # Several processes of a node may be at one video, which is left there only before a segment begins.
+        once = (fault.node, fault.item, fault.chain)
+        if fault.item in items or (once in counted and fault.item != NO_ITEM):
             continue
+        counted.add(once)
         of_node[fault.node] += 1
         own = of_item.setdefault(fault.item, Counter())
         own[fault.node] += 1
@@ -104,7 +108,7 @@ def decide(faults: Sequence[Fault], item: int, node: str, chain: int) -> Decisio
 
 
 def is_common(health: Health) -> bool:
-    """Whether what fails is common to all nodes."""
+    """Whether what fails is common to all nodes on which the network's processes have started."""
     blamed = blame(health.faults)
     are_many = len(blamed.nodes) >= MAX_SICK_NODES or len(blamed.items) >= MAX_BAD_ITEMS
     return are_many and blamed.nodes >= health.working
@@ -121,7 +125,7 @@ def describe_faults(faults: Sequence[Fault]) -> list[str]:
     last = {fault.node: fault for fault in faults}
     sick = blame(faults).nodes
     return [
-        f"GPU of node {last[node].address} ({node}): {count} fault{'s'[: count != 1]}, the last one at "
+        f"device of node {last[node].address} ({node}): {count} fault{'s'[: count != 1]}, the last one at "
         f"{last[node].name}: {last[node].reason}{'; the node got no more work' if node in sick else ''}"
         for node, count in counts.items()
     ]
@@ -131,10 +135,14 @@ def _describe(node: str, faults: Sequence[Fault]) -> str:
     own = [fault for fault in faults if fault.node == node]
     gpus = ", ".join(sorted({fault.gpus for fault in own if fault.gpus}))
     busy_with = "; ".join(dict.fromkeys(fault.name for fault in own))
-    device = f"its GPU {gpus}" if gpus else "its device"
+    device, advice = "its device", "mend that"
+    if gpus:
+        device = f"its GPU {gpus}"
+        advice = (
+            "look at `nvidia-smi` and at `dmesg` (NVRM, Xid) there, reset or replace the GPU, or leave it out "
+            "(CUDA_VISIBLE_DEVICES)"
+        )
     return (
         f"node {own[-1].address} ({node}) gets no more work: {device} failed {len(own)} times (at {busy_with}), the "
-        f"last time: {own[-1].reason}; look at `nvidia-smi` and at `dmesg` (NVRM, Xid) "
-        "there, reset or replace the GPU, or leave it out (CUDA_VISIBLE_DEVICES), and start Ray on the node anew: then "
-        "it gets work again"
+        f"last time: {own[-1].reason}; {advice}, and start Ray on the node anew: then it gets work again"
     )

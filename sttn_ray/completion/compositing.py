@@ -36,7 +36,7 @@ def paste_samples(planes: Planes, packed: bytes, hole: Hole, color: ColorFormat)
 
     Args:
         planes: of the frame.
-        packed: code values inside the hole, not empty, times `sample_scale`, as `SAMPLE_TYPE`.
+        packed: code values inside the hole times `sample_scale`, as `SAMPLE_TYPE`.
         hole: of the frame.
         color: of the frame.
 
@@ -46,6 +46,8 @@ def paste_samples(planes: Planes, packed: bytes, hole: Hole, color: ColorFormat)
     values = np.frombuffer(packed, SAMPLE_TYPE)
     inside_planes = holes_by_plane(hole, color) if hole.box else []
     counts = [int(inside.sum()) for inside in inside_planes]
+    if hole.box is None and not packed:
+        return
     if len(values) != sum(counts) or hole.box is None:
         raise ValueError(f"{len(values)} samples for a hole of {sum(counts)}")
     scale = 1.0 / sample_scale(color)

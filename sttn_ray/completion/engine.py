@@ -11,7 +11,8 @@ the results of the one before are read: the device works while the host decodes,
 import copy
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -114,6 +115,7 @@ class Engine:
         Raises:
             DeviceError: not even one frame at a time fits into the device's memory.
         """
+        self._scale.forget()
         first, last = self.read_range(start, stop, num_frames)
         reach = self.schedule.reach(num_frames)
         radius = self.schedule.window_radius
@@ -132,9 +134,11 @@ class Engine:
                 source.forget(center, reach, self.schedule)
             # Windows centered later than `radius` after a frame do not hold it.
             for number in range(finished, min(stop, center - radius + 1)):
-                packed.append(self._pack(number, source[number].hole, color, sums))
+                packed.append(self._pack(number, source[number].hole, color, sums.pop(number, None)))
             finished = max(finished, min(stop, center - radius + 1))
-        packed += (self._pack(number, source[number].hole, color, sums) for number in range(finished, stop))
+        packed += (
+            self._pack(number, source[number].hole, color, sums.pop(number, None)) for number in range(finished, stop)
+        )
         yield from map(_read, packed)
 
     def _launch_window(
@@ -171,10 +175,8 @@ class Engine:
                 if number not in wanted:
                     continue
                 if number not in sums:
-                    box = source[number].hole.box
-                    assert box is not None
-                    sums[number] = _Average(box, self.device)
-                sums[number].add(rgb_CHW, region, self._scale)
+                    sums[number] = self._with_room(partial(_Average, source[number].hole.box, self.device))
+                self._with_room(partial(sums[number].add, rgb_CHW, region, self._scale))
 
     def predict(
         self, region: Region, frames: Sequence[SourceFrame], num_outputs: int, color: ColorFormat, memory: Memory
@@ -219,8 +221,7 @@ class Engine:
                     at_once,
                 )
             self.frames_at_once = at_once // 2
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
+            self._give_back_memory()
 
     @torch.inference_mode()
     def _predict(
@@ -248,13 +249,31 @@ class Engine:
         image_NCHW = ((image_CHW * 2 - 1) * (1 - mask_HW))[None].to(self.dtype)
         return _Seen(self.generator.encode(image_NCHW.contiguous(memory_format=torch.channels_last)), mask_HW)
 
+    def _with_room(self, work: Callable[[], T]) -> T:
+        """Do some work that begins with its largest share of memory; where that is short, give back what is not used."""
+        try:
+            return work()
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        self._give_back_memory()
+        try:
+            return work()
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise DeviceError(f"the memory of {self.device} is too short for predictions: {first_line(error)}") from error
+
+    def _give_back_memory(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     @torch.inference_mode()
-    def _pack(self, number: int, hole: Hole, color: ColorFormat, sums: dict[int, "_Average"]) -> _Packed:
+    def _pack(self, number: int, hole: Hole, color: ColorFormat, average: "_Average | None") -> _Packed:
         """Launch what makes samples of a frame's average."""
-        average = sums.pop(number, None)
         if average is None:
             return _Packed(number, None, None)
-        samples = pack_samples(average.mean(), hole, color)
+        samples = self._with_room(lambda: pack_samples(average.mean(), hole, color))
         if self.device.type != "cuda":
             return _Packed(number, samples.cpu(), None)
         on_host, event = samples.to("cpu", non_blocking=True), torch.cuda.Event()
@@ -292,7 +311,8 @@ def _read(packed: _Packed) -> CompletedFrame:
 class _Average:
     """The mean of a frame's predictions inside the box around its hole, on the device."""
 
-    def __init__(self, box: Box, device: torch.device) -> None:
+    def __init__(self, box: Box | None, device: torch.device) -> None:
+        assert box is not None
         self._box = box
         height, width = box[3] - box[1], box[2] - box[0]
         self._sum_CHW = torch.zeros(3, height, width, device=device)

@@ -7,6 +7,7 @@ size. `video.color` has the same colors in numpy, for pictures that people look 
 from collections.abc import Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,8 @@ def upload(array: NDArray[Any], device: torch.device) -> Tensor:
     tensor = torch.from_numpy(np.ascontiguousarray(array))
     if device.type == "cuda":
         tensor = tensor.pin_memory()  # from other memory the copy would have the host wait
-    return tensor.to(device, non_blocking=True)
+    # Elsewhere the copy must have ended before the array goes: on MPS one that had not was seen to read freed memory.
+    return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def to_rgb(planes: Sequence[Tensor], color: ColorFormat) -> Tensor:
@@ -74,15 +76,22 @@ _ALL = (slice(None), slice(None))
 class Scaler:
     """Changes sizes of pictures on a device: the mean of the pixels where one shrinks, bilinear where it grows.
 
-    Each axis is a product with a matrix, which is kept: regions have few sizes.
+    Each axis is a product with a matrix, which is kept: regions of a video have few sizes. On a CPU OpenCV does the
+    same, ten times faster (3 ms instead of 28 from 1080p to 432x240).
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._kept: dict[tuple[int, int], Tensor] = {}
 
+    def forget(self) -> None:
+        """Drop the matrices."""
+        self._kept.clear()
+
     def __call__(self, x_CHW: Tensor, width: int, height: int, part: tuple[slice, slice] = _ALL) -> Tensor:
         """A picture (C, H, W), float32, at another width and height; of that, only some rows and columns."""
+        if self._device.type == "cpu":
+            return _scaled_by_opencv(x_CHW, width, height)[:, part[0], part[1]]
         axes = [(1, height, part[0]), (2, width, part[1])]
         # The axis first that leaves less for the other one.
         for axis, size, wanted in sorted(axes, key=lambda a: len(range(a[1])[a[2]]) / x_CHW.shape[a[0]]):
@@ -99,6 +108,19 @@ class Scaler:
         if (old, new) not in self._kept:
             self._kept[old, new] = upload(resize_weights(old, new), self._device)
         return self._kept[old, new]
+
+
+def _scaled_by_opencv(x_CHW: Tensor, width: int, height: int) -> Tensor:
+    channels, old_height, old_width = x_CHW.shape
+    # Axis by axis: OpenCV's area mean skips pixels where the other axis grows.
+    shrunk = (min(width, old_width), min(height, old_height))
+    scaled = np.empty((channels, height, width), np.float32)
+    for channel, into in zip(x_CHW.contiguous().numpy(), scaled, strict=True):
+        reduced = channel
+        if shrunk != (old_width, old_height):
+            reduced = cv2.resize(channel, shrunk, interpolation=cv2.INTER_AREA)
+        into[:] = cv2.resize(reduced, (width, height), interpolation=cv2.INTER_LINEAR)
+    return torch.from_numpy(scaled)
 
 
 def resize_weights(old: int, new: int) -> NDArray[np.float32]:

@@ -26,20 +26,18 @@ _CLIPS_AND_FRAMES = ((1, 1), (1, 2), (2, 3))
 def fastest_precision(device: str, *, trains: bool = False) -> Precision:
     """bf16 where the device computes it faster than float32, and gives the right numbers; else float32.
 
-    CUDA, and CPUs with instructions for it. The machine that plans may have no GPU of its own: then those of the
-    cluster are taken to be sound, until `require_right_numbers` says otherwise there.
+    CUDA, and CPUs with instructions for it. It is the driver that asks, whose machine may have no GPU of its own, or
+    one that is not its to use: GPUs are taken to be sound, until `require_right_numbers` says otherwise there.
 
     Args:
         device: "cuda", "mps" or "cpu".
         trains: whether the discriminator and gradients are computed too.
     """
     if device == "cuda":
-        if not torch.cuda.is_available():
-            return "bf16"
-        is_fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        names = ("amx_bf16", "avx512_bf16", "bf16")
-        is_fast = device == "cpu" and any(torch.cpu.get_capabilities().get(name) for name in names)
+        is_old = torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False)
+        return "fp32" if is_old else "bf16"
+    names = ("amx_bf16", "avx512_bf16", "bf16")
+    is_fast = device == "cpu" and any(torch.cpu.get_capabilities().get(name) for name in names)
     return "bf16" if is_fast and find_wrong_numbers(device, trains=trains) is None else "fp32"
 
 

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,8 @@ class ValidationWriter:
         self._unwritten[f"validation/step-{step:08d}.png"] = _as_png(strip)
         if is_better(found, self._best):
             self._best = {"step": step, **found}
+            for name in (BEST_FILE, BEST_RECORD):  # the record behind its file, whatever waits from before
+                self._unwritten.pop(name, None)
             self._unwritten[BEST_FILE] = _as_checkpoint(generator)
             self._unwritten[BEST_RECORD] = json.dumps(self._best, sort_keys=True).encode()
         try:
@@ -59,6 +62,11 @@ class ValidationWriter:
             log.warning("what validation found is not written yet: %s; training goes on", error)
         else:
             self._has_failed = False
+
+    def flush_if_possible(self) -> None:
+        """Write what is not written yet; what cannot be waits for the next time."""
+        with suppress(StorageError):
+            self.flush()
 
     def flush(self) -> None:
         """Write what is not written yet.

@@ -89,10 +89,10 @@ def train_to_end(
 def _opened_outputs(run_dir: StoragePath, settings: LoopSettings, *, after_step: int) -> Iterator[_Outputs]:
     """Where the first worker writes: complete at the end of the block, and closed on every way out of it."""
     with ExitStack() as closing:
-        checkpoints = CheckpointWriter(run_dir, num_kept=settings.num_checkpoints)
-        closing.callback(checkpoints.close)
         writer = Writer(run_dir, after_step=after_step)
         closing.callback(writer.close)
+        checkpoints = CheckpointWriter(run_dir, num_kept=settings.num_checkpoints)
+        closing.callback(checkpoints.close)  # before the writer, whose files a checkpoint brings along
         outputs = _Outputs(writer, ValidationWriter(run_dir), checkpoints)
         yield outputs
         checkpoints.wait()
@@ -147,6 +147,7 @@ def _train(
             line = {"step": state.step, **metrics, "learning_rate": _rate(state)}
             outputs.writer.write({**line, **speed, "clip_ids": clip_ids}, num_steps=settings.num_steps)
             if is_checkpoint:
+                outputs.validations.flush_if_possible()  # a run goes on after them
                 outputs.checkpoints.write(state, beside=outputs.writer.upload)
         sums, recent, start_s, wait_s = {}, [], time.monotonic(), 0.0
     return None

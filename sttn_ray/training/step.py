@@ -220,7 +220,8 @@ def _follow(average: nn.Module, network: nn.Module, share: float) -> None:
 
 def to_device(frames: Tensor, masks: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
     """A batch's bytes as the networks take them: frames in [-1, 1] and masks, float32, on the device."""
+    is_pinned = device.type == "cuda"  # from other memory the copy must have ended before the batch goes
     return (
-        frames.to(device, non_blocking=True).float() / 127.5 - 1,
-        masks.to(device, non_blocking=True).float(),
+        frames.to(device, non_blocking=is_pinned).float() / 127.5 - 1,
+        masks.to(device, non_blocking=is_pinned).float(),
     )
