@@ -38,9 +38,9 @@ def without_shared_ray() -> Iterator[None]:
             start_ray()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cluster(store: str) -> Iterator[None]:
-    """One Ray for all tests that need none of their own; its processes know the store.
+    """One Ray for all tests of this folder that need none of their own; its processes know the store.
 
     Programs that are called in this process find it, those started as processes join it by `ray_address`.
     """

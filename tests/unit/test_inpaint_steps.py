@@ -114,11 +114,12 @@ def test_what_was_done_before_is_done_also_where_a_run_is_cut_short(item: Item, 
     assert outcome == first
     other = Item(video=str(tmp_path / "other.mp4"), mask=None, boxes="1,1,9,9", output="other")
     make_video(tmp_path / "other.mp4", num_frames=8)
-    stopped = missing_outcomes([item, other], [], job, is_stopped=True)
+    where = (job.output_dir, job.settings.hash())
+    stopped = missing_outcomes([item, other], [], *where, is_stopped=True)
     assert [stopped[0]["status"], stopped[0]["sha256"]] == ["done", first["sha256"]]
     assert stopped[1]["status"] == "pending"
-    assert missing_outcomes([item, other], [0, 1], job, is_stopped=True) == {}
-    ended = missing_outcomes([item, other], [], job, is_stopped=False)
+    assert missing_outcomes([item, other], [0, 1], *where, is_stopped=True) == {}
+    ended = missing_outcomes([item, other], [], *where, is_stopped=False)
     assert [ended[n]["status"] for n in (0, 1)] == ["done", "failed"]
 
 
