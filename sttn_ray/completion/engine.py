@@ -250,7 +250,7 @@ class Engine:
         return _Seen(self.generator.encode(image_NCHW.contiguous(memory_format=torch.channels_last)), mask_HW)
 
     def _with_room(self, work: Callable[[], T]) -> T:
-        """Do some work that begins with its largest share of memory; where that is short, give back what is not used."""
+        """Do some work that takes most memory first; where that is short, give back what is not used and try again."""
         try:
             return work()
         except RuntimeError as error:
@@ -262,7 +262,9 @@ class Engine:
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            raise DeviceError(f"the memory of {self.device} is too short for predictions: {first_line(error)}") from error
+            raise DeviceError(
+                f"the memory of {self.device} is too short for predictions: {first_line(error)}"
+            ) from error
 
     def _give_back_memory(self) -> None:
         if self.device.type == "cuda":

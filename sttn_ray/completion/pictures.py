@@ -80,8 +80,9 @@ class Scaler:
     same, ten times faster (3 ms instead of 28 from 1080p to 432x240).
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, *, has_matrices: bool | None = None) -> None:
         self._device = device
+        self._has_matrices = device.type != "cpu" if has_matrices is None else has_matrices
         self._kept: dict[tuple[int, int], Tensor] = {}
 
     def forget(self) -> None:
@@ -90,7 +91,7 @@ class Scaler:
 
     def __call__(self, x_CHW: Tensor, width: int, height: int, part: tuple[slice, slice] = _ALL) -> Tensor:
         """A picture (C, H, W), float32, at another width and height; of that, only some rows and columns."""
-        if self._device.type == "cpu":
+        if not self._has_matrices:
             return _scaled_by_opencv(x_CHW, width, height)[:, part[0], part[1]]
         axes = [(1, height, part[0]), (2, width, part[1])]
         # The axis first that leaves less for the other one.

@@ -3,6 +3,7 @@
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from itertools import count
 
 import cv2
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from sttn_ray.completion import engine as engine_module
 from sttn_ray.completion.compositing import paste_samples
 from sttn_ray.completion.engine import Engine, SourceFrame, pack_samples
 from sttn_ray.completion.schedule import Schedule
@@ -239,6 +241,24 @@ def test_where_memory_is_short_fewer_frames_go_through_together(caplog: pytest.L
     assert caplog.text.count("the memory of cpu is short") == 1
     for a, b in zip(found, complete(frames), strict=True):
         assert np.abs(a.astype(float) - b.astype(float)).max(initial=0) <= 1  # of 65535
+
+
+def test_where_memory_is_short_for_predictions_it_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = make_frames(12, draw_static)
+    expected = complete(frames)
+    plain, failures = engine_module._Average.add, [1, 4]
+    calls = count(1)
+
+    def add(average: object, *arguments: object) -> None:
+        if next(calls) in failures:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        plain(average, *arguments)
+
+    monkeypatch.setattr(engine_module._Average, "add", add)
+    assert all(np.array_equal(a, b) for a, b in zip(complete(frames), expected, strict=True))
+    calls, failures = count(1), [1, 2]
+    with pytest.raises(DeviceError, match="too short for predictions: CUDA out of memory"):
+        complete(frames)
 
 
 def test_memory_too_short_for_one_frame_is_an_error() -> None:

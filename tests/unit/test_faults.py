@@ -10,6 +10,7 @@ from sttn_ray.catalog.faults import (
     MAX_BAD_ITEMS,
     MAX_FAULTS,
     NO_ITEM,
+    Blamed,
     Fault,
     Health,
     blame,
@@ -94,6 +95,14 @@ def test_what_fails_on_all_nodes_that_began_is_common_to_them() -> None:
     assert not is_common(Health(bad[:-1], set()))
 
 
+def test_segments_of_one_video_that_fail_side_by_side_count_once() -> None:
+    """A node with several GPUs may be at many of them at once; on another node they make it the video."""
+    assert blame([fault("a", 0)] * 5) == Blamed(frozenset(), frozenset())
+    assert blame([fault("a", 0)] * 5 + [fault("b", 0)] * 5) == Blamed(frozenset(), frozenset({0}))
+    assert blame([fault("a", 0, chain=n) for n in range(MAX_FAULTS)]).nodes == {"a"}  # with nobody else to ask
+    assert blame([fault("a", NO_ITEM)] * MAX_FAULTS).nodes == {"a"}
+
+
 def test_a_sick_node_is_named_with_what_to_do() -> None:
     faults = [fault("a", 0), fault("a", 0, chain=1), fault("b", 1), fault("a", 2)]
     (line,) = describe_sick(faults).values()
@@ -102,10 +111,10 @@ def test_a_sick_node_is_named_with_what_to_do() -> None:
         "video 2), the last time: CUDA error: unspecified launch failure; look at `nvidia-smi`"
     )
     assert describe_faults(faults) == [
-        "GPU of node address of a (a): 3 faults, the last one at segment 2 of video 2: CUDA error: unspecified launch "
-        "failure; the node got no more work",
-        "GPU of node address of b (b): 1 fault, the last one at segment 2 of video 1: CUDA error: unspecified launch "
-        "failure",
+        "device of node address of a (a): 3 faults, the last one at segment 2 of video 2: CUDA error: unspecified "
+        "launch failure; the node got no more work",
+        "device of node address of b (b): 1 fault, the last one at segment 2 of video 1: CUDA error: unspecified "
+        "launch failure",
     ]
 
 

@@ -19,7 +19,7 @@ from sttn_ray.catalog.manifest import manifest_row, write_manifest
 from sttn_ray.catalog.plan import Plan, input_stats
 from sttn_ray.catalog.publish import publish_if_complete
 from sttn_ray.catalog.records import ItemDir
-from sttn_ray.errors import MaskError, StorageError, failed_outcome
+from sttn_ray.errors import DeviceError, MaskError, StorageError, failed_outcome
 from tests.media import make_video
 from tests.plans import SETTINGS, do_segment
 from tests.sick import ILLEGAL_ACCESS, NO_DRIVER
@@ -225,6 +225,12 @@ def test_a_process_whose_gpu_fails_ends_and_says_nothing_against_the_video(
     item_dir.clear_outcome()
     assert "CUDA out of memory" in completer(dict(row))["outcomes"]
     assert len(progress.asked("fail")) == 1
+    # Where not even one frame fits it is the device that is too small.
+    item_dir.clear_outcome()
+    error = DeviceError("the memory of cuda is too short")
+    with pytest.raises(Ended):
+        completer(dict(row))
+    assert len(progress.asked("fail")) == 2
 
 
 @pytest.mark.parametrize("text", [NO_DRIVER, "CUDA error: out of memory"])
@@ -233,13 +239,17 @@ def test_a_process_that_finds_no_gpu_ends_and_an_error_of_ours_is_raised(
 ) -> None:
     error: Exception = RuntimeError(text)
 
+    starts = []
+
     def start_engine(*_: object, **__: object) -> None:
+        starts.append(error)
         raise error
 
     def exit_process(status: int) -> None:
         raise Ended(status)
 
     monkeypatch.setattr(inpaint_completer, "start_engine", start_engine)
+    monkeypatch.setattr(inpaint_completer, "START_WAIT_S", 0)
     monkeypatch.setattr(inpaint_completer.os, "_exit", exit_process)
     progress = Answering(monkeypatch, health=Health([], set()), fail=None, generator=None)
     job = make_completer(job._replace(progress=progress), monkeypatch)._job
@@ -247,6 +257,8 @@ def test_a_process_that_finds_no_gpu_ends_and_an_error_of_ours_is_raised(
         Completer("generator", job, 1)  # type: ignore[arg-type]
     ((_, fault),) = progress.asked("fail")
     assert (fault.item, fault.name, fault.reason) == (NO_ITEM, "its start", text)
+    # Memory that a job just ended with may be free in a moment.
+    assert len(starts) == (inpaint_completer.START_TRIES if "memory" in text else 1)
     progress.answers["health"] = Health([fault] * 3, set())
     Completer("generator", job, 1)  # type: ignore[arg-type]  # it touches no GPU
     progress.answers["health"] = Health([], set())
@@ -282,7 +294,7 @@ def make_completer(job: Job, monkeypatch: pytest.MonkeyPatch) -> Completer:
     monkeypatch.setattr(inpaint_completer.ray, "get_runtime_context", runtime_context)
     monkeypatch.setattr(inpaint_completer.ray.util, "get_node_ip_address", lambda: "192.0.2.7")
     completer = Completer.__new__(Completer)
-    completer._job, completer._node, completer._engine, completer._goes_on = job, "node", None, None
+    completer._job, completer._node, completer._engine, completer._goes_on = job, "node", object(), None
     return completer
 
 

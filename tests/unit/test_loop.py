@@ -3,6 +3,7 @@
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import count, islice
 from pathlib import Path
@@ -12,7 +13,9 @@ import pytest
 import torch
 
 from sttn_ray.errors import ShardError, StorageError
-from sttn_ray.model.generator import GeneratorConfig
+from sttn_ray.model.generator import Generator, GeneratorConfig
+from sttn_ray.training import best
+from sttn_ray.training.best import ValidationWriter
 from sttn_ray.training.checkpoints import find_checkpoints
 from sttn_ray.training.data import Batch
 from sttn_ray.training.loop import LoopSettings, train_to_end
@@ -139,6 +142,35 @@ def test_training_goes_on_where_a_store_is_away_during_a_validation(
     assert caplog.text.count("what validation found is not written yet") == 1
     names = ["best.json", "best.pt", *(f"validation/step-0000000{n}.png" for n in range(1, 5))]
     assert all((away / name).read_bytes() == (steady / name).read_bytes() for name in names)
+
+
+def test_what_was_not_written_comes_with_the_next_checkpoint_its_record_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run goes on after the checkpoint: what a validation before it found would never be written."""
+    torch.manual_seed(0)
+    generator, strip = Generator(TINY), np.zeros((4, 4, 3), np.uint8)
+    writer, order = ValidationWriter(tmp_path), []
+    plain, refused = best.published, {"best.json"}
+
+    def published(path: Path) -> AbstractContextManager[Path]:
+        if path.name in refused:
+            raise StorageError(f"{path}: cannot be written (away)")
+        order.append(path.name)
+        return plain(path)
+
+    monkeypatch.setattr(best, "published", published)
+    writer.write(1, strip, {"hole_psnr": 20.0}, generator)  # best.pt is there, its record is not
+    refused.clear()
+    writer.write(2, strip, {"hole_psnr": 21.0}, generator)
+    assert order == ["step-00000001.png", "best.pt", "step-00000002.png", "best.pt", "best.json"]
+    refused.add("best.pt")
+    writer.write(3, strip, {"hole_psnr": 22.0}, generator)
+    writer.flush_if_possible()
+    assert '"step": 2' in (tmp_path / "best.json").read_text()
+    refused.clear()
+    writer.flush_if_possible()
+    assert '"step": 3' in (tmp_path / "best.json").read_text()
 
 
 def test_training_ends_where_a_store_is_away_for_two_validations(tmp_path: Path) -> None:

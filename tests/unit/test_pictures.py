@@ -16,9 +16,11 @@ def make_picture(width: int, height: int) -> NDArray[np.float32]:
     return np.random.default_rng(0).random((height, width, 3), np.float32)
 
 
-def scaled(picture: NDArray[np.float32], width: int, height: int, *part: slice) -> NDArray[np.float32]:
+def scaled(
+    picture: NDArray[np.float32], width: int, height: int, *part: slice, has_matrices: bool = True
+) -> NDArray[np.float32]:
     x = torch.from_numpy(picture).permute(2, 0, 1)
-    return Scaler(CPU)(x, width, height, *([part] if part else [])).permute(1, 2, 0).numpy()
+    return Scaler(CPU, has_matrices=has_matrices)(x, width, height, *([part] if part else [])).permute(1, 2, 0).numpy()
 
 
 @pytest.mark.parametrize("matrix", [1, 5, 9])
@@ -35,22 +37,26 @@ def test_colors_are_those_of_numpy(pix_fmt: str, size: tuple[int, int], matrix: 
     np.testing.assert_allclose(found, planes_to_rgb(planes, color), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("has_matrices", [True, False])
 @pytest.mark.parametrize("old", [(100, 60), (61, 97), (40, 33)])
 @pytest.mark.parametrize("new", [(40, 33), (39, 20), (96, 96), (320, 97)])
-def test_sizes_are_those_of_opencv(old: tuple[int, int], new: tuple[int, int]) -> None:
+def test_sizes_are_those_of_opencv(old: tuple[int, int], new: tuple[int, int], has_matrices: bool) -> None:
     picture = make_picture(*old)
     # Axis by axis: OpenCV's area mean skips pixels where the other axis grows.
     shrunk = (min(old[0], new[0]), min(old[1], new[1]))
     expected = cv2.resize(cv2.resize(picture, shrunk, interpolation=cv2.INTER_AREA), new)
-    np.testing.assert_allclose(scaled(picture, *new), expected, rtol=0, atol=1e-6)
+    found = scaled(picture, *new, has_matrices=has_matrices)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 
 
 def test_a_part_of_a_scaled_picture_is_that_part_of_the_whole() -> None:
     picture = make_picture(40, 33)
     rows, columns = slice(10, 31), slice(50, 64)
     for size in ((96, 96), (96, 33), (40, 80)):
-        whole, part = scaled(picture, *size), scaled(picture, *size, rows, columns)
-        np.testing.assert_allclose(part, whole[rows, columns], rtol=0, atol=1e-6)
+        for has_matrices in (True, False):
+            whole = scaled(picture, *size, has_matrices=has_matrices)
+            part = scaled(picture, *size, rows, columns, has_matrices=has_matrices)
+            np.testing.assert_allclose(part, whole[rows, columns], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(("old", "new"), [(1080, 240), (611, 432), (7, 3), (3, 7), (5, 5), (1, 4)])

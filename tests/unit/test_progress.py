@@ -33,6 +33,12 @@ def test_the_time_that_is_left_is_that_of_all_videos_not_of_those_planned(clock:
     )
 
 
+@pytest.mark.usefixtures("clock")
+def test_videos_that_were_done_before_say_nothing_of_the_frames_of_others() -> None:
+    told = line(100)._line({"planned": 500, "completed": 50, "seen": 92, "known": 90, "done": 90})
+    assert "50 of about 2500 frames | videos 90/100 done" in told
+
+
 def test_once_all_are_planned_the_numbers_are_exact(clock: dict[str, float]) -> None:
     shown = line(3)
     counts = {"planned": 400, "completed": 100, "seen": 3, "failed": 1, "quarantined": 1}
@@ -54,7 +60,7 @@ def test_counts_hold_what_was_said_once() -> None:
         counts.finish(1, "failed")
     counts.add("completed", 30)
     counts.finish(0, "done")
-    assert counts.counts() == {"planned": 100, "completed": 30, "failed": 1, "done": 1, "seen": 2}
+    assert counts.counts() == {"planned": 100, "completed": 30, "failed": 1, "done": 1, "seen": 2, "known": 0}
 
 
 def test_a_chain_that_was_given_up_counts_no_more() -> None:
@@ -68,7 +74,7 @@ def test_a_chain_that_was_given_up_counts_no_more() -> None:
     assert not counts.complete(20, 0, "b")
     assert counts.complete(5, 1, "c")
     assert counts.health() == ([], {"a", "c"})
-    assert counts.counts() == {"planned": 100, "completed": 35, "encoded": 30, "seen": 1}
+    assert counts.counts() == {"planned": 100, "completed": 35, "encoded": 30, "seen": 1, "known": 0}
 
 
 def test_all_operators_of_a_chain_avoid_some_nodes_and_those_of_the_next_one_none() -> None:
