@@ -1,6 +1,7 @@
 """What becomes of each video, as it reaches the driver of `pipelines.inpaint`: told, counted, and written."""
 
 import logging
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -22,13 +23,14 @@ from sttn_ray.catalog.plan import input_stats
 from sttn_ray.catalog.publish import outcome_if_current
 from sttn_ray.catalog.records import ItemDir
 from sttn_ray.errors import ConfigError, StorageError, SttnError, describe_failures, failed_outcome
-from sttn_ray.paths import StoragePath
+from sttn_ray.paths import StoragePath, is_remote
 
 log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 RECORDS_AT_ONCE = 32  # a request each, where they lie in a store
-# Before Ray is started. On a disk outputs are hashed, which many nodes do faster than this one.
+# Before Ray is started. On a disk outputs are hashed, which many nodes do faster than this one; one that is begun is
+# hashed to its end.
 ASKING_S = 20.0
 # A job of days is looked at while it runs, and its driver may be lost.
 MANIFEST_INTERVAL_S = 300.0
@@ -123,7 +125,8 @@ def current_outcomes(items: Sequence[Item], output_dir: StoragePath, settings_ha
     def ask(item: Item) -> Row | None:
         return _current(item, output_dir, settings_hash) if time.monotonic() < end_s else None
 
-    with ThreadPoolExecutor(RECORDS_AT_ONCE) as pool:
+    threads = RECORDS_AT_ONCE if is_remote(output_dir) else os.cpu_count()
+    with ThreadPoolExecutor(threads) as pool:
         return {n: found for n, found in enumerate(pool.map(ask, items)) if found is not None}
 
 

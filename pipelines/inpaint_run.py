@@ -60,7 +60,9 @@ def run(experiment: Experiment, *, is_dry: bool = False) -> int:
                 _tell_failures(items, outcomes)
                 return _conclude(items, outcomes, output_dir, start_s)
         generator = _start(checkpoint)
-    return _do_the_rest(experiment, items, checkpoint_sha256, generator, outcomes, output_dir, start_s, is_dry=is_dry)
+    return _do_the_rest(
+        experiment, items, checkpoint_sha256, generator, recorded, outcomes, output_dir, start_s, is_dry=is_dry
+    )
 
 
 def _start(checkpoint: Path) -> "Generator":
@@ -85,13 +87,17 @@ def _do_the_rest(
     items: Sequence[Item],
     checkpoint_sha256: str,
     generator: "Generator",
+    recorded: Settings | None,
     outcomes: dict[int, Row],
     output_dir: StoragePath,
     start_s: float,
     *,
     is_dry: bool,
 ) -> int:
-    """Do on the cluster what has no outcome yet; returns the exit status."""
+    """Do on the cluster what has no outcome yet; returns the exit status.
+
+    On the device of the recorded settings their precision goes on, whatever this machine would choose.
+    """
     from sttn_ray import cluster
 
     from .inpaint_chain import choose_device, choose_pool, work
@@ -102,7 +108,9 @@ def _do_the_rest(
 
     options = experiment.inpaint
     cluster.require_shared_paths(_paths(experiment))
-    settings = make_settings(experiment, choose_device(experiment), checkpoint_sha256)
+    device = choose_device(experiment)
+    precision = recorded.precision if recorded is not None and recorded.device == device else None
+    settings = make_settings(experiment, device, checkpoint_sha256, precision=precision)
     pool = choose_pool(experiment, settings)
     if is_dry:
         claim_output(output_dir, settings, only_checks=True)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from sttn_ray.errors import StorageError
 from sttn_ray.model.generator import Generator
 from sttn_ray.paths import StoragePath
 from sttn_ray.training.best import ValidationWriter
@@ -49,6 +50,12 @@ class _Outputs(NamedTuple):
     validations: ValidationWriter
     checkpoints: CheckpointWriter
 
+    def finish(self) -> None:
+        """Bring all that was written where it belongs."""
+        self.checkpoints.wait()
+        self.validations.flush()
+        self.writer.upload()
+
 
 def train_to_end(
     state: TrainState,
@@ -82,22 +89,26 @@ def train_to_end(
     """
     opened = _opened_outputs(run_dir, settings, after_step=state.step) if rank == 0 else nullcontext(None)
     with opened as outputs:
-        return _train(state, batches, settings, rank, num_workers, examples, outputs, has_notice)
+        fault = _train(state, batches, settings, rank, num_workers, examples, outputs, has_notice)
+        try:
+            if outputs is not None:
+                outputs.finish()
+        except StorageError as error:
+            if fault is None:
+                raise
+            log.warning("what the last steps wrote is lost: %s", error)  # trained again, they would end as they did
+    return fault
 
 
 @contextmanager
 def _opened_outputs(run_dir: StoragePath, settings: LoopSettings, *, after_step: int) -> Iterator[_Outputs]:
-    """Where the first worker writes: complete at the end of the block, and closed on every way out of it."""
+    """Where the first worker writes, closed on every way out of the block."""
     with ExitStack() as closing:
         writer = Writer(run_dir, after_step=after_step)
         closing.callback(writer.close)
         checkpoints = CheckpointWriter(run_dir, num_kept=settings.num_checkpoints)
         closing.callback(checkpoints.close)  # before the writer, whose files a checkpoint brings along
-        outputs = _Outputs(writer, ValidationWriter(run_dir), checkpoints)
-        yield outputs
-        checkpoints.wait()
-        outputs.validations.flush()
-        writer.upload()
+        yield _Outputs(writer, ValidationWriter(run_dir), checkpoints)
 
 
 def _train(

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines import inpaint_outcomes
-from pipelines.inpaint_outcomes import collect, keep_manifest
+from pipelines.inpaint_outcomes import collect, current_outcomes, keep_manifest
 from sttn_ray.catalog.items import Item
 from sttn_ray.catalog.manifest import manifest_row, pack_outcomes, read_manifest, write_manifest
 from sttn_ray.errors import VideoError, failed_outcome
@@ -103,3 +103,11 @@ def test_a_manifest_that_cannot_be_written_stops_nothing(tmp_path: Path, caplog:
     (tmp_path / "out").write_text("a file")
     keep_manifest(tmp_path / "out", ITEMS, {0: DONE})
     assert "the manifest of what is done so far was not written" in caplog.text
+
+
+def test_a_row_that_cannot_be_used_is_no_reason_to_start_a_cluster(tmp_path: Path) -> None:
+    items = [Item(video="a.mp4", mask=None, boxes=None, output="a", fault="line 2: no mask and no boxes")]
+    (outcome,) = current_outcomes(items, tmp_path, "settings").values()
+    assert (outcome["status"], outcome["step"]) == ("failed", "plan")
+    assert outcome["reason"] == "line 2: no mask and no boxes"
+    assert list(tmp_path.iterdir()) == []

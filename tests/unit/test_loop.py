@@ -14,7 +14,7 @@ import torch
 
 from sttn_ray.errors import ShardError, StorageError
 from sttn_ray.model.generator import Generator, GeneratorConfig
-from sttn_ray.training import best
+from sttn_ray.training import best, loop
 from sttn_ray.training.best import ValidationWriter
 from sttn_ray.training.checkpoints import find_checkpoints
 from sttn_ray.training.data import Batch
@@ -171,6 +171,16 @@ def test_what_was_not_written_comes_with_the_next_checkpoint_its_record_last(
     refused.clear()
     writer.flush_if_possible()
     assert '"step": 3' in (tmp_path / "best.json").read_text()
+
+
+def test_a_store_that_is_away_at_the_end_hides_no_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Begun again, the training would come to the same gradient."""
+    monkeypatch.setattr(loop, "_find_fault", lambda state, *_: "not finite" if state.step == 2 else None)
+    (tmp_path / "checkpoints").touch()  # no checkpoint comes there
+    assert run_loop(tmp_path, replace(VALIDATING, checkpoint_interval=1))[1] == "not finite"
+    assert "what the last steps wrote is lost" in caplog.text
 
 
 def test_training_ends_where_a_store_is_away_for_two_validations(tmp_path: Path) -> None:
