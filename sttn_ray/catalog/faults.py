@@ -135,9 +135,10 @@ def _describe(node: str, faults: Sequence[Fault]) -> str:
     own = [fault for fault in faults if fault.node == node]
     gpus = ", ".join(sorted({fault.gpus for fault in own if fault.gpus}))
     busy_with = "; ".join(dict.fromkeys(fault.name for fault in own))
-    device, advice = "its device", "mend that"
-    if gpus:
-        device = f"its GPU {gpus}"
+    device = f"its GPU {gpus}" if gpus else "its device"
+    # A processor may compute wrong numbers, too; that error says itself what to do.
+    advice = "do what that says"
+    if gpus or "CUDA" in own[-1].reason:
         advice = (
             "look at `nvidia-smi` and at `dmesg` (NVRM, Xid) there, reset or replace the GPU, or leave it out "
             "(CUDA_VISIBLE_DEVICES)"

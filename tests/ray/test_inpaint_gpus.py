@@ -18,6 +18,7 @@ from tests.ray.conftest import without_shared_ray
 from tests.sick import Sickness, make_sick
 
 BOX = "16,12,30,20"
+NUM_VIDEOS = 8
 
 
 @pytest.fixture
@@ -50,10 +51,11 @@ def sickness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sickness:
 
 @pytest.fixture
 def catalog(tmp_path: Path) -> Path:
-    for number in range(4):
+    # Enough for three to be tried on the sick node, whichever rows already wait for the other one.
+    for number in range(NUM_VIDEOS):
         make_video(tmp_path / f"{number}.mp4", num_frames=20, seed=number)
     path = tmp_path / "catalog.csv"
-    path.write_text("video,boxes\n" + "".join(f'{n}.mp4,"{BOX}"\n' for n in range(4)))
+    path.write_text("video,boxes\n" + "".join(f'{n}.mp4,"{BOX}"\n' for n in range(NUM_VIDEOS)))
     return path
 
 

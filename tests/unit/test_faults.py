@@ -118,6 +118,13 @@ def test_a_sick_node_is_named_with_what_to_do() -> None:
     ]
 
 
+def test_a_node_whose_processor_computes_wrong_numbers_is_not_told_to_look_at_its_gpu() -> None:
+    reason = "bf16 on cpu gives wrong numbers here: Generator: cosine nan; say precision=fp32"
+    (line,) = describe_sick([fault("a", NO_ITEM)._replace(gpus="", reason=reason)] * 3).values()
+    assert "its device failed 3 times" in line
+    assert line.endswith(f"{reason}; do what that says, and start Ray on the node anew: then it gets work again")
+
+
 def test_left_are_the_videos_of_this_chain_that_have_not_ended() -> None:
     faults = [fault("a", 0, chain=0), fault("a", 1, chain=1), fault("a", 2, chain=1), fault("a", NO_ITEM, chain=1)]
     assert left_behind(faults, 1, {1}) == [faults[2]]
