@@ -181,6 +181,8 @@ class FaultyProxy:
                 request.connection.shutdown(socket.SHUT_RDWR)
                 request.close_connection = True
             elif request.command != "HEAD":
+                with self._lock:  # before who asked has them, and asks how many there were
+                    self.num_bytes += len(data)
                 if fault == "pause":
                     request.wfile.write(data[: len(data) // 2])
                     request.wfile.flush()
@@ -188,8 +190,6 @@ class FaultyProxy:
                     request.wfile.write(data[len(data) // 2 :])
                 else:
                     request.wfile.write(data)
-                with self._lock:
-                    self.num_bytes += len(data)
         except OSError:
             request.close_connection = True  # who asked has given up
 
