@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sttn_ray import train, train_run
+from sttn_ray import cluster, train, train_run
 from sttn_ray.choices import FAMILIES, Family
 from sttn_ray.config import Experiment, apply_override
 from sttn_ray.corpus import Entry, find_entries, index_source, read_pictures
@@ -81,6 +81,7 @@ def run(experiment: Experiment) -> int:
         f"inpaint.checkpoint={folder / 'run' / train_run.GENERATOR_FILE}",
     ):
         experiment = apply_override(experiment, word)
+    cluster.connect()  # for all steps, and with a dashboard, which the training needs
     steps: list[tuple[str, Callable[[Experiment], int]]] = [
         ("2/5 shards of it", build_shards.run),
         ("3/5 training", train.run),
