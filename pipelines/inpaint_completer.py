@@ -83,7 +83,7 @@ class Completer:
         except GivenUpError:
             return row | {"plan_hash": ""}
         except Exception as error:  # noqa: BLE001 -- this operator's one boundary
-            # Memory too short for one frame is a matter of the device, unless others have no more of it.
+            # Memory that is too short even for one frame at a time: another device may have more.
             if is_device_fault(error) or (is_at_work and isinstance(error, DeviceError)):
                 name = f"segment {row['segment']} of {row['output_name']}"
                 self._end_process(row["item"], name, error)
