@@ -12,7 +12,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sttn_ray.catalog.faults import Fault, Health
-from sttn_ray.training.metrics import duration
+from sttn_ray.duration import duration
 
 from .gauges import FrameStep, count_frames, show_videos
 
@@ -30,6 +30,7 @@ def prepare_data(avoided: Collection[str] = ()) -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # ours counts frames, Ray's counts blocks
     context.print_on_execution_start = False
+    context.use_legacy_dataset_ids = False  # for which an actor would have to start first
     context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
     options = context.execution_options
     options.label_selector = {NODE_ID_LABEL: f"!in({','.join(sorted(avoided))})"} if avoided else None

@@ -6,18 +6,15 @@ Credentials come from where botocore looks for them (environment, profile, insta
 import logging
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
-import s3fs
-from aiohttp import ClientError
-from botocore.exceptions import BotoCoreError
-from botocore.exceptions import ClientError as AnswerError
-from botocore.exceptions import ConnectionError as NoConnectionError
 from upath import UPath
 
 from sttn_ray.errors import ConfigError, StorageError
@@ -29,8 +26,6 @@ StoragePath = Path | UPath
 
 # Where botocore reads the store's address, in this process and in those of a cluster.
 ENDPOINT_VARIABLE = "AWS_ENDPOINT_URL_S3"
-# What reading raises where a file, a disk or a store fails; the stores' libraries have gone through their retries then.
-READ_ERRORS = (OSError, BotoCoreError, ClientError)
 
 _OPTIONS: dict[str, Any] = {"use_listings_cache": False}  # others may write there too
 # Beside botocore's own: about a minute altogether, which a store may need to come back.
@@ -41,15 +36,34 @@ ALL = 8 * 2**20
 _IMAGES_AT_ONCE = 32  # frames of a folder that are asked of a store together
 
 
-def _will_pass(error: Exception) -> bool:
-    """Whether a request may succeed later: the store is down or busy, not of another opinion."""
-    if isinstance(error, AnswerError):
-        return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) >= 500
-    return isinstance(error, NoConnectionError)
+@cache
+def _start_s3() -> None:
+    """Load what speaks to stores: a quarter of a second, which a process that reads disks alone does not spend."""
+    import s3fs
+    from botocore.exceptions import ClientError, ConnectionError
+
+    def will_pass(error: Exception) -> bool:
+        """Whether a request may succeed later: the store is down or busy, not of another opinion."""
+        if isinstance(error, ClientError):
+            return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) >= 500
+        return isinstance(error, ConnectionError)
+
+    s3fs.S3FileSystem.retries = _NUM_TRIES
+    s3fs.core.set_custom_error_handler(will_pass)
 
 
-s3fs.S3FileSystem.retries = _NUM_TRIES
-s3fs.core.set_custom_error_handler(_will_pass)
+def read_errors() -> tuple[type[Exception], ...]:
+    """What reading raises where a file, a disk or a store fails.
+
+    The stores' libraries have gone through their retries then. Python evaluates this, after `except`, where something
+    was raised.
+    """
+    if "s3fs" not in sys.modules:
+        return (OSError,)
+    from aiohttp import ClientError
+    from botocore.exceptions import BotoCoreError
+
+    return OSError, BotoCoreError, ClientError
 
 
 def use_endpoint(url: str | None) -> None:
@@ -81,6 +95,7 @@ def as_path(path: str | StoragePath) -> StoragePath:
     parts = urlsplit(str(path))
     if parts.scheme != "s3" or not parts.netloc:
         raise ConfigError(f"{path}: expected a local path or s3://bucket/key")
+    _start_s3()
     return UPath(str(path), **_OPTIONS)
 
 
@@ -106,7 +121,7 @@ def reading(path: str | StoragePath) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise
-    except READ_ERRORS as error:
+    except read_errors() as error:
         raise StorageError(f"{path}: cannot be read ({reason(error)})") from error
 
 
@@ -319,7 +334,7 @@ def abort_uploads(folder: StoragePath, *, older_than_s: float = 24 * 3600) -> No
             if not page.get("IsTruncated"):
                 return
             request |= {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
-    except READ_ERRORS as error:
+    except read_errors() as error:
         log.warning("%s: unfinished uploads cannot be given up (%s)", folder, reason(error))
 
 
@@ -338,5 +353,5 @@ def remove_file(path: StoragePath) -> None:
             path.parent.rmdir()
     except FileNotFoundError:
         pass
-    except READ_ERRORS as error:
+    except read_errors() as error:
         raise StorageError(f"{path}: cannot be deleted ({reason(error)})") from error

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sttn_ray.errors import ConfigError, StorageError
-from sttn_ray.paths import ALL, READ_ERRORS, StoragePath, is_remote, open_binary, reading, reason, stamps
+from sttn_ray.paths import ALL, StoragePath, is_remote, open_binary, read_errors, reading, reason, stamps
 from sttn_ray.scratch import scratch_folder
 
 _CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
@@ -66,7 +66,7 @@ def _remove(temporary: Path) -> None:
 def _as_storage_error(path: StoragePath) -> Iterator[None]:
     try:
         yield
-    except READ_ERRORS as error:
+    except read_errors() as error:
         raise StorageError(f"{path}: cannot be written ({reason(error)})") from error
 
 

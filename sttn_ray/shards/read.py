@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from sttn_ray.errors import ShardError
-from sttn_ray.paths import ALL, READ_ERRORS, StoragePath, as_path, is_file, is_remote, open_binary
+from sttn_ray.paths import ALL, StoragePath, as_path, is_file, is_remote, open_binary, read_errors
 from sttn_ray.shards.cache import RowCache
 from sttn_ray.shards.tables import INDEX_SCHEMA, unpack_frame, unpack_mask
 
@@ -58,7 +58,7 @@ def read_index_table(folder: str | StoragePath) -> pa.Table:
         with open_binary(path, ahead=ALL) as file:
             table = pq.read_table(file)
         table.validate(full=True)
-    except (pa.ArrowException, *READ_ERRORS, ValueError) as error:
+    except (pa.ArrowException, *read_errors(), ValueError) as error:
         raise ShardError(f"{path}: cannot be read ({error}); build the shards again") from error
     if not table.schema.equals(INDEX_SCHEMA):
         raise ShardError(f"{path}: is not an index of this version; its columns: {table.column_names}")
@@ -139,7 +139,7 @@ def _read_row(
             group = read()
         found: dict[str, Any] = group.to_pylist()[0]
         return {name: found[name] for name in columns}
-    except (pa.ArrowException, *READ_ERRORS, ValueError, LookupError) as error:
+    except (pa.ArrowException, *read_errors(), ValueError, LookupError) as error:
         raise ShardError(f"{path}: row group {row.row_group} cannot be read ({error}); verify the shards") from error
 
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sttn_ray.errors import ShardError, StorageError
-from sttn_ray.paths import READ_ERRORS, StoragePath, as_path, is_file, open_binary
+from sttn_ray.paths import StoragePath, as_path, is_file, open_binary, read_errors
 from sttn_ray.shards.read import read_index_table
 from sttn_ray.shards.tables import SCHEMAS, rows_sha256, unpack_frame, unpack_mask
 from sttn_ray.storage import file_sha256
@@ -68,7 +68,7 @@ def _verify_file(path: StoragePath, rows: list[dict[str, Any]]) -> list[str]:
                 faults += _verify_row(path, row, file)
     except (
         pa.ArrowException,
-        *READ_ERRORS,
+        *read_errors(),
         ValueError,
         TypeError,
         LookupError,

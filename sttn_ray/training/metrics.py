@@ -11,6 +11,7 @@ import numpy as np
 import tensorboardX
 from numpy.typing import NDArray
 
+from sttn_ray.duration import duration
 from sttn_ray.paths import StoragePath, reading
 from sttn_ray.scratch import scratch_folder
 from sttn_ray.storage import published
@@ -110,10 +111,3 @@ def describe(line: dict[str, Any], *, num_steps: int) -> str:
         f"adversarial {line['adversarial']:+.3f} discriminator {line['discriminator']:.3f} | "
         f"{line['steps_per_s']:.2f} steps/s, data wait {line['data_wait_share']:.1%} | {found}{duration(left_s)} left"
     )
-
-
-def duration(seconds: float) -> str:
-    """Hours, minutes and seconds, as 1:02:03 or 2:03."""
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -8,7 +8,7 @@ from functools import cache
 import av
 
 from sttn_ray.errors import StorageError, VideoError
-from sttn_ray.paths import READ_ERRORS, SOME, is_remote, open_binary, reason
+from sttn_ray.paths import SOME, is_remote, open_binary, read_errors, reason
 
 # Containers of video. Not in it: playlists and lists of files (hls, concat, dash), which would read other files and
 # reach into the network, and still images, of which a name such as img%03d.jpg stands for many.
@@ -44,7 +44,7 @@ def open_video(path: str, *, ahead: int = SOME) -> Iterator[av.container.InputCo
                 yield container
     except av.FFmpegError:
         raise
-    except READ_ERRORS as error:
+    except read_errors() as error:
         # Never taken for the file's end: frames would be missing.
         raise StorageError(f"{path}: cannot be read ({reason(error)})") from error
     finally:

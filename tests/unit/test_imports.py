@@ -69,10 +69,20 @@ def test_parts_do_not_import_ray_by_way_of_another_module() -> None:
 
 
 def test_planning_and_encoding_go_without_torch() -> None:
-    """It takes nearly 0.2 GB of every process, of which there are as many as cores."""
-    told = "import sys, pipelines.inpaint_steps; print('torch' in sys.modules, 'ray' in sys.modules)"
+    """It takes nearly 0.2 GB and a second of every process, of which there are as many as cores."""
+    told = (
+        "import sys, pipelines.inpaint_steps, pipelines.progress; print('torch' in sys.modules, 'ray' in sys.modules)"
+    )
     found = subprocess.run([sys.executable, "-c", told], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout.split() == ["False", "True"]
+
+
+def test_what_speaks_to_stores_is_loaded_for_a_store_alone() -> None:
+    told = "import sys; from sttn_ray.paths import as_path; as_path({}); print('s3fs' in sys.modules)"
+    for path, is_loaded in (("a", "False"), ("s3://a/b", "True")):
+        command = [sys.executable, "-c", told.format(repr(path))]
+        found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        assert found.stdout.split() == [is_loaded]
 
 
 def test_the_wheel_holds_every_package() -> None:

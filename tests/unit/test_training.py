@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sttn_ray.choices import FAMILIES
+from sttn_ray.duration import duration
 from sttn_ray.errors import CheckpointError
 from sttn_ray.model.discriminator import Discriminator
 from sttn_ray.model.generator import Generator, GeneratorConfig
@@ -23,7 +24,7 @@ from sttn_ray.samples import draw_sample, worker_batches
 from sttn_ray.shards.read import read_index
 from sttn_ray.shards.tables import CLIP_SCHEMA, INDEX_SCHEMA, MASK_SCHEMA, pack_frame, pack_mask
 from sttn_ray.training.data import ClipDataset, make_loader
-from sttn_ray.training.metrics import MetricsFile, describe, duration, read_metrics
+from sttn_ray.training.metrics import MetricsFile, describe, read_metrics
 from sttn_ray.training.schedule import learning_rate
 from sttn_ray.training.state import TrainState, create_networks, create_state, load_state, save_state
 from sttn_ray.training.step import StepSettings, average_share, to_device, train_step
