@@ -15,6 +15,7 @@ half_film with a hole in half as many (neither with --quick).
 import csv
 import math
 import os
+import pickle
 import sys
 import tempfile
 import threading
@@ -139,7 +140,7 @@ def _run_job(
     job = Job(settings, str(output), start_progress(), None)
     first, records = _Start(job.progress), _Records(output, items)
     with _polling(first.look, records.look):
-        rows = build(list(enumerate(items)), job, generator, Nodes(_pool(settings, threads)))
+        rows = build(list(enumerate(items)), job, ray.put(pickle.dumps(generator)), Nodes(_pool(settings, threads)))
         ended = [item for row in rows.iter_rows() for item in unpack_outcomes(row["outcomes"])]
         end = time.perf_counter()
     assert len(ended) == len(clips)
@@ -225,7 +226,7 @@ def _job_memory(item: Item, output: Path, threads: int) -> PeakMemory:
     job = Job(settings, str(output), start_progress(), None)
     peak = PeakMemory()
     with peak:
-        rows = build([(0, item)], job, _generator("small"), Nodes(_pool(settings, threads)))
+        rows = build([(0, item)], job, ray.put(pickle.dumps(_generator("small"))), Nodes(_pool(settings, threads)))
         assert any('"done"' in row["outcomes"] for row in rows.iter_rows())
     return peak
 

@@ -12,7 +12,6 @@ from sttn_ray.catalog.items import Item
 from sttn_ray.catalog.plan import Settings
 from sttn_ray.config import Experiment
 from sttn_ray.errors import ConfigError
-from sttn_ray.model.generator import Generator
 
 from .inpaint_completer import Completer
 from .inpaint_faults import Nodes, are_news, known_health, left_behind, next_nodes
@@ -31,12 +30,14 @@ def work(
     experiment: Experiment,
     items: Sequence[Item],
     job: Job,
-    generator: Generator,
+    network: ray.ObjectRef,
     pool: Pool,
     outcomes: dict[int, Row],
     keep: Callable[[], None],
 ) -> tuple[Iterator[Row], str | None]:
     """Do all that has no outcome; returns the rows that are left, and why they are, or None.
+
+    `network` holds the bytes of a `Network`.
 
     Where the cluster loses nodes for good, or gets some, or GPUs fail, the chain of operators is built anew for what is
     left, on the nodes that then get work.
@@ -63,7 +64,7 @@ def work(
         while numbered := [(n, item) for n, item in enumerate(items) if n not in outcomes]:
             left = []
             with suppress(NodesChangedError), NodeWatch(nodes.pool.size, count, falls_sick) as watch:
-                rows = watch.rows(build(numbered, job, generator, nodes))
+                rows = watch.rows(build(numbered, job, network, nodes))
                 stopped = collect(rows, items, outcomes, fraction, tell=line.tell, keep=keep)
                 left = left_behind(known_health(job.progress).faults, job.chain, outcomes)
                 if stopped is not None or not left:
@@ -112,7 +113,7 @@ def choose_pool(
     return Pool(size=size, min_size=min_size, cpus=options.actor_cpus, gpus=gpus, video_cpus=video_cpus)
 
 
-def build(items: Sequence[tuple[int, Item]], job: Job, generator: Generator, nodes: Nodes) -> ray.data.Dataset:
+def build(items: Sequence[tuple[int, Item]], job: Job, network: ray.ObjectRef, nodes: Nodes) -> ray.data.Dataset:
     """The chain of operators for numbered items; its rows are segments and, where a video ends, the video's outcome."""
     prepare_data(nodes.avoided)
     pool = nodes.pool
@@ -128,7 +129,7 @@ def build(items: Sequence[tuple[int, Item]], job: Job, generator: Generator, nod
         # 3. Complete each segment (1:1). A pool: each process holds the network, and loads it once.
         .map(
             Completer,  # type: ignore[arg-type]  # Ray's types do not know classes here
-            fn_constructor_kwargs={"generator": ray.put(generator), "job": job, "threads": pool.cpus},
+            fn_constructor_kwargs={"network": network, "job": job, "threads": pool.cpus},
             compute=pool.strategy,
             num_cpus=pool.cpus,
             num_gpus=pool.gpus,

@@ -1,25 +1,29 @@
-"""The operator of `pipelines.inpaint` that runs the network."""
+"""The operator of `pipelines.inpaint` that runs the network.
+
+torch is loaded where the network is: the driver, which names the operator, goes without.
+"""
 
 import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import ray
 
 from sttn_ray.catalog.attempts import attempt
-from sttn_ray.catalog.complete import complete_segment, start_engine
 from sttn_ray.catalog.faults import NO_ITEM, Decision, Fault, decide
 from sttn_ray.catalog.records import ItemDir
-from sttn_ray.completion.device import first_line, is_device_fault, is_out_of_memory
-from sttn_ray.completion.engine import Engine
 from sttn_ray.errors import DeviceError
 from sttn_ray.memory import give_back_memory
 
 from .gauges import busy, timed
 from .inpaint_faults import known_health
+from .inpaint_network import load_network
 from .inpaint_steps import NOT_BEGUN, Job, current_plan, end_segment, ended, this_place
+
+if TYPE_CHECKING:
+    from sttn_ray.completion.engine import Engine
 
 Row = dict[str, Any]
 WAIT_S = 1.0
@@ -37,14 +41,17 @@ class Completer:
     recorded of it: the node, when it began (seconds since 1970), and how many seconds it took.
     """
 
-    def __init__(self, generator: ray.ObjectRef, job: Job, threads: int) -> None:
+    def __init__(self, network: ray.ObjectRef, job: Job, threads: int) -> None:
+        from sttn_ray.catalog.complete import start_engine
+        from sttn_ray.completion.device import is_device_fault, is_out_of_memory
+
         self._job, self._node = job, ray.get_runtime_context().get_node_id()
         self._goes_on: ray.ObjectRef | None = None
         self._engine: Engine | None = None
         if self._decide(NO_ITEM) == "wait":
             return  # Ray starts it again where it ended; it will wait with its first row
         try:
-            self._engine = _start(lambda: start_engine(ray.get(generator), job.settings, threads=threads))
+            self._engine = _start(lambda: start_engine(load_network(ray.get(network)), job.settings, threads=threads))
         except Exception as error:
             # A `DeviceError` is of a device that computes wrong numbers.
             if is_device_fault(error) or is_out_of_memory(error) or isinstance(error, DeviceError):
@@ -53,6 +60,9 @@ class Completer:
         job.progress.start.remote(self._node)
 
     def __call__(self, row: Row) -> Row:
+        from sttn_ray.catalog.complete import complete_segment
+        from sttn_ray.completion.device import is_device_fault
+
         if row["outcomes"]:
             return row
         if self._job.is_over:
@@ -127,6 +137,8 @@ class Completer:
 
         An exception from `__init__` would end the job.
         """
+        from sttn_ray.completion.device import first_line
+
         gpus = ", ".join(ray.get_runtime_context().get_accelerator_ids().get("GPU", []))
         fault = Fault(
             node=self._node,
@@ -142,8 +154,10 @@ class Completer:
         os._exit(1)
 
 
-def _start(start: Callable[[], Engine]) -> Engine:
+def _start(start: Callable[[], "Engine"]) -> "Engine":
     """Start, and try again where memory is short: the processes of a job that has just ended may hold it yet."""
+    from sttn_ray.completion.device import is_out_of_memory
+
     for _ in range(START_TRIES - 1):
         try:
             return start()

@@ -22,11 +22,11 @@ from sttn_ray.catalog.preview import displayed_frame, make_preview, preview_fram
 from sttn_ray.catalog.publish import outcome_if_current
 from sttn_ray.catalog.records import ItemDir
 from sttn_ray.errors import ConfigError, PoisonError, SttnError, failed_outcome
-from sttn_ray.model.generator import Generator
 from sttn_ray.paths import StoragePath
 from sttn_ray.report.preview import Picture, draw_preview, preview_page, write_picture
 from sttn_ray.video.index import index_video
 
+from .inpaint_network import load_network
 from .inpaint_steps import Pool, this_place
 from .progress import prepare_data
 
@@ -42,7 +42,7 @@ def dry_run(
     items: Sequence[Item],
     settings: Settings,
     output_dir: StoragePath,
-    generator: Generator,
+    network: ray.ObjectRef,
     pool: Pool,
 ) -> int:
     """Plan every video, write nothing, and say what the job would take; returns the exit status."""
@@ -59,7 +59,7 @@ def dry_run(
     rate = None
     for item in todo[:MEASURED_VIDEOS]:  # one may be damaged
         with suppress(SttnError, ray.exceptions.RayError):
-            rate = ray.get(measure.remote(item, settings, generator, pool.cpus))
+            rate = ray.get(measure.remote(item, settings, network, pool.cpus))
         if rate is not None:
             break
     estimate = estimate_job(facts, frames_per_s=rate, num_processes=pool.size, codec=settings.codec, crf=settings.crf)
@@ -97,9 +97,9 @@ def _scratch_dir(item: Item) -> ItemDir:
     return ItemDir(Path(tempfile.gettempdir()) / f"sttn-ray-looks-{os.getuid()}", item.output)
 
 
-def _measure(item: Item, settings: Settings, generator: Generator, threads: int) -> float | None:
+def _measure(item: Item, settings: Settings, pickled: bytes, threads: int) -> float | None:
     """Frames with a hole that one process completes in a second, on some frames of a video."""
-    engine = start_engine(generator, settings, threads=threads)
+    engine = start_engine(load_network(pickled), settings, threads=threads)
     plan = plan_video(item, settings)
     segment = max(range(len(plan.segments)), key=lambda n: plan.hole_frames[n])
     start, stop = plan.segments[segment]
@@ -114,7 +114,7 @@ def write_preview(
     items: Sequence[Item],
     settings: Settings,
     output_dir: StoragePath,
-    generator: Generator,
+    network: ray.ObjectRef,
     pool: Pool,
 ) -> int:
     """Draw some frames of each video before and after, and a page of them; returns the exit status."""
@@ -126,7 +126,7 @@ def write_preview(
         .map(
             Painter,  # type: ignore[arg-type]  # Ray's types do not know classes here
             fn_constructor_kwargs={
-                "generator": ray.put(generator),
+                "network": network,
                 "settings": settings,
                 "folder": folder,
                 "threads": pool.cpus,
@@ -154,8 +154,8 @@ class Painter:
     Reads number and `Item` columns; adds shown, a row for `preview_page`.
     """
 
-    def __init__(self, generator: ray.ObjectRef, settings: Settings, folder: StoragePath, threads: int) -> None:
-        self._engine = start_engine(ray.get(generator), settings, threads=threads)
+    def __init__(self, network: ray.ObjectRef, settings: Settings, folder: StoragePath, threads: int) -> None:
+        self._engine = start_engine(load_network(ray.get(network)), settings, threads=threads)
         self._settings, self._folder = settings, folder
 
     def __call__(self, row: Row) -> Row:

@@ -1,6 +1,6 @@
 """The driver of `pipelines.inpaint`: what is asked for, what is done already, and a job for the rest.
 
-Ray and torch are loaded only where there is something left to do.
+Ray is loaded only where there is something left to do, and torch only for pictures and estimates.
 """
 
 import logging
@@ -26,7 +26,7 @@ from sttn_ray.storage import file_sha256
 from .inpaint_outcomes import current_outcomes, describe_failure, keep_manifest, missing_outcomes, report, report_stop
 
 if TYPE_CHECKING:
-    from sttn_ray.model.generator import Generator
+    from .inpaint_network import Network
 
 log = logging.getLogger(__name__)
 
@@ -59,34 +59,34 @@ def run(experiment: Experiment, *, is_dry: bool = False) -> int:
                 abort_uploads(output_dir)
                 _tell_failures(items, outcomes)
                 return _conclude(items, outcomes, output_dir, start_s)
-        generator = _start(checkpoint)
+        network = _start(checkpoint)
     return _do_the_rest(
-        experiment, items, checkpoint_sha256, generator, recorded, outcomes, output_dir, start_s, is_dry=is_dry
+        experiment, items, checkpoint_sha256, network, recorded, outcomes, output_dir, start_s, is_dry=is_dry
     )
 
 
-def _start(checkpoint: Path) -> "Generator":
-    """Start or join Ray, and load the network meanwhile: Ray's start is mostly waiting for its processes."""
+def _start(checkpoint: Path) -> "Network":
+    """Start or join Ray, and read the network meanwhile: Ray's start is mostly waiting for its processes."""
     from sttn_ray import cluster
 
-    def load() -> "Generator":
-        from sttn_ray.model.weights import load_generator
+    from . import inpaint_network
 
+    def load() -> None:
         from . import inpaint_chain  # noqa: F401 -- Ray Data and all that it brings
 
-        return load_generator(checkpoint)
-
-    with ThreadPoolExecutor(1) as pool:
-        generator = pool.submit(load)
+    with ThreadPoolExecutor(2) as pool:
+        network = pool.submit(inpaint_network.read_network, checkpoint)
+        loaded = pool.submit(load)
         cluster.connect(has_dashboard=False)
-        return generator.result()
+        loaded.result()
+        return network.result()
 
 
 def _do_the_rest(
     experiment: Experiment,
     items: Sequence[Item],
     checkpoint_sha256: str,
-    generator: "Generator",
+    network: "Network",
     recorded: Settings | None,
     outcomes: dict[int, Row],
     output_dir: StoragePath,
@@ -98,37 +98,39 @@ def _do_the_rest(
 
     On the device of the recorded settings their precision goes on, whatever this machine would choose.
     """
+    import ray
+
     from sttn_ray import cluster
 
     from .inpaint_chain import choose_device, choose_pool, work
     from .inpaint_faults import tell_faults
-    from .inpaint_preview import dry_run, write_preview
     from .inpaint_steps import Job
     from .progress import start_progress
 
     options = experiment.inpaint
     cluster.require_shared_paths(_paths(experiment))
     device = choose_device(experiment)
-    precision = recorded.precision if recorded is not None and recorded.device == device else None
+    precision = network.precisions[device]
+    if recorded is not None and recorded.device == device:
+        precision = recorded.precision
     settings = make_settings(experiment, device, checkpoint_sha256, precision=precision)
     pool = choose_pool(experiment, settings)
     if is_dry:
         claim_output(output_dir, settings, only_checks=True)
+    held = ray.put(network.pickled)
     if is_dry or options.preview:
+        from .inpaint_preview import dry_run, write_preview
+
         chosen = items if is_dry else [items[n] for n in sorted({*_spread(len(items), options.preview or 1)})]
         show = dry_run if is_dry else write_preview
-        return show(chosen, settings, output_dir, generator, pool)
+        return show(chosen, settings, output_dir, held, pool)
     claim_output(output_dir, settings)
     abort_uploads(output_dir)
-    config = generator.config
     log.info(
-        "%d video%s, network %d channels x %d blocks at %dx%d, on %s in %s, %d process%s of %d threads",
+        "%d video%s, network %s, on %s in %s, %d process%s of %d threads",
         len(items),
         "s"[: len(items) != 1],
-        config.channels,
-        config.num_blocks,
-        config.width,
-        config.height,
+        network.description,
         settings.device,
         settings.precision,
         pool.size,
@@ -140,7 +142,7 @@ def _do_the_rest(
     keep = partial(keep_manifest, output_dir, items, outcomes)
     try:
         # The rows are held until all is written: once they are let go Ray cancels the tasks that are left.
-        _rows, stopped = work(experiment, items, job, generator, pool, outcomes, keep)
+        _rows, stopped = work(experiment, items, job, held, pool, outcomes, keep)
     except BaseException:
         keep()
         raise

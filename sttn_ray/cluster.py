@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import socket
+import sys
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ _JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 # Ray Data and Train can wait for each other for ever where there are two logical CPUs.
 MIN_LOCAL_CPUS = 4
 NODE_TIMEOUT_S = 5.0
+CONNECT_MS = 50
 
 
 def connect(*, shows_workers: bool = True, has_dashboard: bool = True) -> None:
@@ -51,6 +53,13 @@ def connect(*, shows_workers: bool = True, has_dashboard: bool = True) -> None:
         dashboard_host="127.0.0.1",
         logging_level=logging.WARNING,
         log_to_driver=shows_workers,
+        _system_config={
+            # Processes that may start at once. By default as many as cores, however many logical CPUs there are.
+            "worker_maximum_startup_concurrency": cpus,
+            # A node's own processes, where one calls another that is not there yet: by default each second.
+            "raylet_client_connect_timeout_milliseconds": CONNECT_MS,
+            "raylet_client_num_connect_attempts": 10_000 // CONNECT_MS,
+        },
     )
     log.info("started Ray on this machine with %d logical CPUs; Ray's own log: %s", cpus, quiet.after_start())
 
@@ -151,8 +160,6 @@ def choose_device(wanted: str, *, can_grow: bool = False) -> str:
     Raises:
         ConfigError: the cluster does not have it, and will not.
     """
-    import torch
-
     if can_grow and wanted == "auto":
         # Ray does not tell a program what its autoscaler may start.
         raise ConfigError(
@@ -165,12 +172,20 @@ def choose_device(wanted: str, *, can_grow: bool = False) -> str:
         raise ConfigError(
             "run.device=cuda: the Ray cluster has no GPU; use run.device=auto, or start Ray on a machine with one"
         )
-    has_mps = torch.backends.mps.is_available()
+    has_mps = wanted in ("auto", "mps") and _has_mps()
     if wanted == "mps" and not has_mps:
         raise ConfigError("run.device=mps: this machine has no Metal device; use run.device=auto")
     if wanted != "auto":
         return wanted
     return "cuda" if num_gpus else "mps" if has_mps and num_nodes() == 1 else "cpu"
+
+
+def _has_mps() -> bool:
+    if sys.platform != "darwin":
+        return False  # and torch, which would know, takes a second to load
+    import torch
+
+    return torch.backends.mps.is_available()
 
 
 def require_workers(num_workers: int, worker_cpus: int, device: str, *, can_grow: bool = False) -> None:

@@ -54,7 +54,7 @@ def complete_segment(
     unsent = 0
     for completed in engine.complete(frames, start=start, stop=stop, num_frames=num_frames, color=color):
         unsent += 1
-        if unsent == FRAMES_PER_MESSAGE or completed.number == stop - 1:
+        if unsent == FRAMES_PER_MESSAGE or completed.number in (start, stop - 1):
             report(unsent)
             unsent = 0
         yield completed.samples

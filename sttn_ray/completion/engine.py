@@ -136,6 +136,8 @@ class Engine:
             for number in range(finished, min(stop, center - radius + 1)):
                 packed.append(self._pack(number, source[number].hole, color, sums.pop(number, None)))
             finished = max(finished, min(stop, center - radius + 1))
+            while packed and self.device.type == "cpu":  # there is no work that would go on beside this
+                yield _read(packed.popleft())
         packed += (
             self._pack(number, source[number].hole, color, sums.pop(number, None)) for number in range(finished, stop)
         )

@@ -7,11 +7,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import ray
+from ray import cloudpickle
 from ray.cluster_utils import Cluster
 
-from pipelines import inpaint, inpaint_nodes
+from pipelines import inpaint, inpaint_network, inpaint_nodes
 from sttn_ray.config import load_experiment
-from sttn_ray.model import weights
 from sttn_ray.model.weights import load_generator
 from tests.media import make_video
 from tests.ray.conftest import without_shared_ray
@@ -44,7 +44,12 @@ def two_nodes() -> Iterator[tuple[str, str]]:
 def sickness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sickness:
     found = Sickness(tmp_path)
     found.set()
-    monkeypatch.setattr(weights, "load_generator", lambda path: make_sick(load_generator(path), found))
+    read = inpaint_network.read_network
+    monkeypatch.setattr(
+        inpaint_network,
+        "read_network",
+        lambda path: read(path)._replace(pickled=cloudpickle.dumps(make_sick(load_generator(path), found))),
+    )
     monkeypatch.setattr(inpaint_nodes, "CHECK_INTERVAL_S", 0.5)
     return found
 

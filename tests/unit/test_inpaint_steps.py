@@ -12,6 +12,7 @@ from pipelines import inpaint_completer, inpaint_steps
 from pipelines.inpaint_completer import Completer
 from pipelines.inpaint_outcomes import missing_outcomes
 from pipelines.inpaint_steps import Job, current_plan
+from sttn_ray.catalog import complete as completing
 from sttn_ray.catalog.attempts import Place
 from sttn_ray.catalog.faults import NO_ITEM, Fault, Health
 from sttn_ray.catalog.items import Item
@@ -165,7 +166,7 @@ def test_a_chain_that_was_given_up_leaves_its_segment(item: Item, job: Job, monk
         return [b""] * 10
 
     told: list[int] = []
-    monkeypatch.setattr(inpaint_completer, "complete_segment", complete)
+    monkeypatch.setattr(completing, "complete_segment", complete)
     progress = Answering(monkeypatch, health=Health([], set()), complete=True)
     completer = make_completer(job._replace(progress=progress), monkeypatch)
     row = {"outcomes": "", "output_name": item.output, "segment": 1, "plan_hash": plan.plan_hash, "item": 0}
@@ -197,7 +198,7 @@ def test_a_process_whose_gpu_fails_ends_and_says_nothing_against_the_video(
     def exit_process(status: int) -> None:
         raise Ended(status)
 
-    monkeypatch.setattr(inpaint_completer, "complete_segment", complete)
+    monkeypatch.setattr(completing, "complete_segment", complete)
     monkeypatch.setattr(inpaint_completer.os, "_exit", exit_process)
     progress = Answering(monkeypatch, health=Health([], set()), fail=None, goes_on=False)
     completer = make_completer(job._replace(progress=progress, chain=4), monkeypatch)
@@ -248,23 +249,24 @@ def test_a_process_that_finds_no_gpu_ends_and_an_error_of_ours_is_raised(
     def exit_process(status: int) -> None:
         raise Ended(status)
 
-    monkeypatch.setattr(inpaint_completer, "start_engine", start_engine)
+    monkeypatch.setattr(completing, "start_engine", start_engine)
+    monkeypatch.setattr(inpaint_completer, "load_network", lambda pickled: pickled)
     monkeypatch.setattr(inpaint_completer, "START_WAIT_S", 0)
     monkeypatch.setattr(inpaint_completer.os, "_exit", exit_process)
-    progress = Answering(monkeypatch, health=Health([], set()), fail=None, generator=None)
+    progress = Answering(monkeypatch, health=Health([], set()), fail=None, network=None)
     job = make_completer(job._replace(progress=progress), monkeypatch)._job
     with pytest.raises(Ended):
-        Completer("generator", job, 1)  # type: ignore[arg-type]
+        Completer("network", job, 1)  # type: ignore[arg-type]
     ((_, fault),) = progress.asked("fail")
     assert (fault.item, fault.name, fault.reason) == (NO_ITEM, "its start", text)
     # Memory that a job just ended with may be free in a moment.
     assert len(starts) == (inpaint_completer.START_TRIES if "memory" in text else 1)
     progress.answers["health"] = Health([fault] * 3, set())
-    Completer("generator", job, 1)  # type: ignore[arg-type]  # it touches no GPU
+    Completer("network", job, 1)  # type: ignore[arg-type]  # it touches no GPU
     progress.answers["health"] = Health([], set())
     error = TypeError("a fault of ours")
     with pytest.raises(TypeError):
-        Completer("generator", job, 1)  # type: ignore[arg-type]
+        Completer("network", job, 1)  # type: ignore[arg-type]
 
 
 class Answering:
