@@ -16,7 +16,7 @@ from sttn_ray.completion.schedule import Schedule
 from sttn_ray.errors import MaskError, VideoError
 from sttn_ray.masks.find import find_marks, marks_as_boxes
 from sttn_ray.masks.hole import Hole, make_holes
-from sttn_ray.masks.read import MaskSource, boxes_source, check_fit, mask_source, read_masks
+from sttn_ray.masks.read import MaskSource, boxes_source, check_emptiness, check_fit, mask_source, read_masks
 from sttn_ray.paths import stamps
 from sttn_ray.storage import record_hash
 from sttn_ray.video.assemble import Container, choose_container
@@ -24,8 +24,8 @@ from sttn_ray.video.color import ColorFormat
 from sttn_ray.video.encode import EncoderSettings, choose_encoder
 from sttn_ray.video.index import VideoIndex, index_video
 
-# To be raised when completion or compositing gives other results for the same settings.
-SCHEDULE_VERSION = 3
+# To be raised when masks, completion or compositing give other results for the same settings.
+SCHEDULE_VERSION = 4
 INVERTED_SHARE = 0.8
 # In place of boxes: whatever stands still over the whole film.
 AUTO_LOGO = "auto-logo"
@@ -161,7 +161,7 @@ def plan_video(item: Item, settings: Settings) -> Plan:
     )
     note = check_fit(source, index)
     shares = _hole_shares(source, index, settings)
-    _check_holes(item, source, shares, settings)
+    _check_holes(item, source, index, shares, settings)
     container = choose_container(index, encoder)
     starts = range(0, index.num_frames, settings.segment_frames)
     segments = tuple((s, min(s + settings.segment_frames, index.num_frames)) for s in starts)
@@ -228,7 +228,7 @@ def plan_holes(plan: Plan, settings: Settings, start: int, stop: int, *, has_rim
 def _mask_source(item: Item, index: VideoIndex, settings: Settings) -> tuple[MaskSource, str | None]:
     """Where the masks come from, and what to say of it."""
     if not item.boxes:
-        return mask_source(item.mask or ""), None
+        return mask_source(item.mask or "", index), None
     if item.boxes != AUTO_LOGO:
         return boxes_source(item.boxes), None
     found = find_marks(index, on_damage=settings.on_damage)
@@ -273,11 +273,13 @@ def _hole_shares(source: MaskSource, index: VideoIndex, settings: Settings) -> l
     return shares
 
 
-def _check_holes(item: Item, source: MaskSource, shares: list[float], settings: Settings) -> None:
-    if not any(shares) and settings.require_hole:
-        raise MaskError(f"{source.name}: the mask of {item.video} is empty (inpaint.require_hole is set)")
+def _check_holes(item: Item, source: MaskSource, index: VideoIndex, shares: list[float], settings: Settings) -> None:
+    if not any(shares):
+        check_emptiness(source, index)
+        if settings.require_hole:
+            raise MaskError(f"{source.name}: the mask of {item.video} is empty (inpaint.require_hole is set)")
     if np.mean(shares) > INVERTED_SHARE:
         raise MaskError(
             f"{source.name}: the mask covers {np.mean(shares):.0%} of {item.video}: is it "
-            "inverted? White, or any palette index but 0, is what is removed"
+            "inverted? White, or of object ids any but 0, is what is removed"
         )

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from sttn_ray.choices import BOX_SYNTAX
 from sttn_ray.errors import MaskError
 
-_NUMBER = r"(\d{1,9}(?:\.\d{1,9})?)(%?)"
-_BOX = re.compile(rf"{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}(?:@(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)?)?")
+_NUMBER = r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*(%?)\s*"
+_TIME = r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*"
+_BOX = re.compile(rf"{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}(?:@{_TIME}-(?:{_TIME})?\s*)?", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +61,8 @@ def parse_boxes(text: str) -> tuple[Box, ...]:
         MaskError: not of the form `x,y,width,height[@start_s-end_s]`, several joined by `;`.
     """
     boxes = []
-    for part in text.replace(" ", "").rstrip(";").split(";"):
+    for part in text.rstrip("; ").split(";"):
+        part = part.strip()
         match = _BOX.fullmatch(part)
         if match is None:
             raise MaskError(f"box {part!r}: expected {BOX_SYNTAX}, as in '10,20,300,80@0-12.5'")

@@ -1,28 +1,27 @@
 """Masks from what people have: one image, a folder or zip of images, a video, or boxes."""
 
 import hashlib
+from bisect import bisect_left
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import PurePosixPath
+from math import inf
 from typing import Any, Literal
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from sttn_ray.errors import MaskError, VideoError
 from sttn_ray.images import IMAGE_SUFFIXES, file_bytes, image_files, image_names, open_image
 from sttn_ray.masks.boxes import Box, draw_boxes, parse_boxes
+from sttn_ray.masks.picture import TO_WHITE, Mask, MaskPicture, read_gray, read_picture, read_rgb
 from sttn_ray.paths import as_path, is_file, is_folder
 from sttn_ray.storage import file_sha256
 from sttn_ray.video.decode import decode_range
 from sttn_ray.video.index import VideoIndex, index_video
 
-Mask = NDArray[np.bool_]
-
-LOSSY_SUFFIXES = {".jpg", ".jpeg", ".webp"}
-MAX_OBJECT_ID = 31  # a gray image with no higher value holds object ids, not brightness
 ASPECT_TOLERANCE = 0.01
+MAX_TINT = 16  # of a chroma sample in a mask video without colors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +29,8 @@ class MaskSource:
     """Where a video's masks come from.
 
     Attributes:
-        kind: "image" is one mask for all frames; "images" and "video" hold one a frame; "boxes" are drawn.
+        kind: "image" is one mask for all frames, and so is a "video" of one frame; other videos and "images" hold one a
+            frame; "boxes" are drawn.
         name: the path, or the boxes' text.
         files: names inside a folder or zip, in natural order.
         video: the index of a mask video.
@@ -50,7 +50,7 @@ class MaskSource:
     @property
     def num_masks(self) -> int | None:
         """How many masks there are; None where there is one for every frame by rule."""
-        if self.kind == "video" and self.video is not None:
+        if self.kind == "video" and self.video is not None and self.video.num_frames > 1:
             return self.video.num_frames
         return len(self.files) if self.kind == "images" else None
 
@@ -88,8 +88,12 @@ def boxes_source(text: str) -> MaskSource:
     )
 
 
-def mask_source(path: str) -> MaskSource:
+def mask_source(path: str, index: VideoIndex | None = None) -> MaskSource:
     """Masks from a path: an image, a folder or zip of images, or a video.
+
+    Args:
+        path: of the masks.
+        index: of the video that they are for; images of another number are refused before their contents are read.
 
     Raises:
         MaskError: missing, empty, or none of these.
@@ -98,18 +102,27 @@ def mask_source(path: str) -> MaskSource:
     if not (is_folder(path) or is_file(path)):
         raise MaskError(f"{path}: no such mask")
     if is_folder(path) or where.suffix.lower() == ".zip":
-        return _images_source(path)
+        return _images_source(path, index)
     if where.suffix.lower() in IMAGE_SUFFIXES:
-        size = open_image(file_bytes(where, MaskError), path, MaskError).size
-        return MaskSource(kind="image", name=path, size=size, sha256=file_sha256(path))
+        return _image_source(path)
     try:
-        index = index_video(path)
+        video = index_video(path)
     except VideoError as error:
+        with suppress(MaskError):  # an image without its suffix
+            return _image_source(path)
         raise MaskError(
             f"{path}: as a mask expected an image ({', '.join(sorted(IMAGE_SUFFIXES))}), a folder or .zip of "
             f"images, or a video; as a video: {error}"
         ) from error
-    return MaskSource(kind="video", name=path, video=index, size=index.displayed_size, sha256=index.sha256)
+    if video.num_frames == 1:  # a still GIF
+        with suppress(MaskError):
+            return _image_source(path)
+    return MaskSource(kind="video", name=path, video=video, size=video.displayed_size, sha256=video.sha256)
+
+
+def _image_source(path: str) -> MaskSource:
+    size = open_image(file_bytes(as_path(path), MaskError), path, MaskError).size
+    return MaskSource(kind="image", name=path, size=size, sha256=file_sha256(path))
 
 
 def check_fit(source: MaskSource, index: VideoIndex) -> str | None:
@@ -117,21 +130,12 @@ def check_fit(source: MaskSource, index: VideoIndex) -> str | None:
 
     Raises:
         MaskError: another number of masks than frames, another aspect ratio, as stored and as shown, or a box outside
-            the picture.
+            the picture, or at a time when there is no frame.
     """
     width, height = index.displayed_size
-    if source.num_masks is not None and source.num_masks != index.num_frames:
-        raise MaskError(
-            f"{source.name}: holds {source.num_masks} masks, its video {index.path} has {index.num_frames} frames; "
-            "give one mask a frame, or a single image for all frames"
-        )
-    for box in source.boxes:
-        left, top, right, bottom = box.pixels(width, height)
-        if left >= right or top >= bottom:
-            raise MaskError(
-                f"{source.name}: a box lies outside the picture of {index.path}, which is {width}x{height}"
-                f"{_stretched(index)}"
-            )
+    if source.num_masks is not None:
+        _require_count(source.name, source.num_masks, index)
+    _check_boxes(source, index)
     if source.size is None or source.size == (width, height):
         return None
     mask_width, mask_height = source.size
@@ -143,6 +147,56 @@ def check_fit(source: MaskSource, index: VideoIndex) -> str | None:
             f"{_stretched(index)}: another aspect ratio; make masks of the video's shape"
         )
     return f"mask scaled from {mask_width}x{mask_height} to {width}x{height}"
+
+
+def _require_count(name: str, count: int, index: VideoIndex) -> None:
+    if count != index.num_frames:
+        raise MaskError(
+            f"{name}: holds {count} mask{'s'[: count != 1]}, its video {index.path} has {index.num_frames} "
+            f"frame{'s'[: index.num_frames != 1]}; give one mask a frame, or a single image for all frames"
+        )
+
+
+def _check_boxes(source: MaskSource, index: VideoIndex) -> None:
+    width, height = index.displayed_size
+    times_s = index.times_s() if source.boxes else []
+    for box in source.boxes:
+        left, top, right, bottom = box.pixels(width, height)
+        if left >= right or top >= bottom:
+            raise MaskError(
+                f"{source.name}: a box lies outside the picture of {index.path}, which is {width}x{height}"
+                f"{_stretched(index)}"
+            )
+        if bisect_left(times_s, box.start_s) == bisect_left(times_s, inf if box.end_s is None else box.end_s):
+            end = "" if box.end_s is None else f" to {box.end_s:g}"
+            raise MaskError(
+                f"{source.name}: a box is to be shown from {box.start_s:g}{end} s, and {index.path} has no frame then; "
+                f"its frames are at 0 to {times_s[-1]:.3f} s"
+            )
+
+
+def check_emptiness(source: MaskSource, index: VideoIndex) -> None:
+    """Check that masks which leave no hole in a video are black, and not dark or lost.
+
+    Raises:
+        MaskError: they are not.
+    """
+    if source.kind == "boxes":
+        return
+    brightest = 0
+    for picture in _pictures(source, 0, index.num_frames):
+        if picture.hole.any():
+            raise MaskError(
+                f"{source.name}: what is white in it is lost where it is scaled from {source.size} to "
+                f"{index.displayed_size}; make it larger, or give masks of the video's size"
+            )
+        brightest = max(brightest, picture.brightest)
+    if brightest:
+        raise MaskError(
+            f"{source.name}: is not black, but nowhere white (brightest {brightest} of 255, where 128 and more is "
+            f"removed), so that nothing of {index.path} would be removed; make what is to be removed white and all "
+            f"else black ({TO_WHITE})"
+        )
 
 
 def _stretched(index: VideoIndex) -> str:
@@ -161,22 +215,47 @@ def read_masks(source: MaskSource, index: VideoIndex, start: int, stop: int) -> 
     """
     if source.kind == "boxes":
         yield from _drawn_masks(source, index, start, stop)
-    elif source.kind == "image":
-        mask = _fitted(mask_from_image(file_bytes(as_path(source.name), MaskError), source.name), index)
+    elif source.num_masks is None:
+        mask = _fitted(next(_pictures(source, 0, 1)).hole, index)
         for _ in range(start, stop):
             yield mask
+    else:
+        for picture in _pictures(source, start, stop):
+            yield _fitted(picture.hole, index)
+
+
+def _pictures(source: MaskSource, start: int, stop: int) -> Iterator[MaskPicture]:
+    """Masks `start` to `stop` as they are displayed, not scaled to the video yet; of one mask for all frames that one.
+
+    Raises:
+        MaskError: an image or frame cannot be read.
+    """
+    if source.kind == "image":
+        yield read_picture(file_bytes(as_path(source.name), MaskError), source.name)
     elif source.kind == "images":
         for name, data in image_files(source.name, source.files[start:stop], MaskError):
-            yield _fitted(mask_from_image(data, name), index)
+            yield read_picture(data, name)
     else:
         assert source.video is not None
         turns = source.video.rotation // 90
+        if source.num_masks is None:
+            start, stop = 0, 1
         try:
             for frame in decode_range(source.video, start, stop):
-                mask = frame.to_ndarray(format="gray") > 127
-                yield _fitted(np.rot90(mask, turns), index)
+                picture = _read_frame(frame, source.name)
+                yield picture._replace(hole=np.rot90(picture.hole, turns))
         except VideoError as error:
             raise MaskError(f"mask video {error}") from error
+
+
+def _read_frame(frame: Any, name: str) -> MaskPicture:
+    """A frame of a mask video, whose colors are looked at only where it has some."""
+    gray = frame.to_ndarray(format="gray")
+    for plane in frame.reformat(format="yuv420p").planes[1:]:
+        tints = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]
+        if max(int(tints.max()) - 128, 128 - int(tints.min())) > MAX_TINT:
+            return read_rgb(frame.to_ndarray(format="rgb24"), gray, name, is_lossy=True)
+    return read_gray(gray, is_lossy=True)
 
 
 def _drawn_masks(source: MaskSource, index: VideoIndex, start: int, stop: int) -> Iterator[Mask]:
@@ -198,10 +277,12 @@ def _fitted(mask: Mask, index: VideoIndex) -> Mask:
     return np.ascontiguousarray(np.rot90(mask, -(index.rotation // 90)))
 
 
-def _images_source(path: str) -> MaskSource:
+def _images_source(path: str, index: VideoIndex | None) -> MaskSource:
     names = image_names(path, MaskError)
     if not names:
         raise MaskError(f"{path}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    if index is not None:
+        _require_count(path, len(names), index)
     digest = hashlib.sha256()
     size = None
     for name, data in image_files(path, names, MaskError):
@@ -211,30 +292,3 @@ def _images_source(path: str) -> MaskSource:
         size = found
         digest.update(hashlib.sha256(data).digest())
     return MaskSource(kind="images", name=path, files=tuple(names), size=size, sha256=digest.hexdigest())
-
-
-def mask_from_image(data: bytes, name: str) -> Mask:
-    """True where an image says hole.
-
-    Palette images hold object ids: any but 0 is hole. So do gray lossless images without a value above 31. Images
-    with a varying alpha channel are read by it; all others by brightness, from half up, so that compression noise
-    does not count.
-    """
-    image = open_image(data, name, MaskError)
-    try:
-        if image.mode == "P":
-            return np.asarray(image) != 0
-        if image.mode in ("RGBA", "LA"):
-            alpha = np.asarray(image.getchannel("A"))
-            if alpha.min() != alpha.max():
-                return alpha > 127
-        if image.mode.startswith("I"):
-            values = np.asarray(image)
-            return values > (32767 if values.max() > 255 else 0)
-        gray = np.asarray(image.convert("L"))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise MaskError(f"{name}: the image is damaged ({error})") from error
-    is_lossless = PurePosixPath(name).suffix.lower() not in LOSSY_SUFFIXES
-    if image.mode == "L" and is_lossless and gray.max() <= MAX_OBJECT_ID:
-        return gray > 0
-    return gray > 127

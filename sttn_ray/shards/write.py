@@ -16,7 +16,7 @@ from sttn_ray.corpus import Entry, Source, read_pictures, scaled_size
 from sttn_ray.errors import MaskError, StorageError, SttnError
 from sttn_ray.images import image_files, image_names
 from sttn_ray.masks.draw import draw_masks
-from sttn_ray.masks.read import mask_from_image
+from sttn_ray.masks.picture import read_picture
 from sttn_ray.paths import StoragePath, below
 from sttn_ray.shards.plan import Range, contiguous_runs
 from sttn_ray.shards.tables import CLIP_SCHEMA, MASK_CODEC, MASK_SCHEMA, one_row, pack_frame, pack_mask, rows_sha256
@@ -124,7 +124,7 @@ def write_object_masks(root: str, path: StoragePath, entry: Entry, settings: Sha
     def masks() -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
         folder = str(below(root, entry.path))
         names = image_names(folder, MaskError)
-        read = (mask_from_image(data, name) for name, data in image_files(folder, names, MaskError))
+        read = (read_picture(data, name).hole for name, data in image_files(folder, names, MaskError))
         fitted = (_fitted(mask, settings) for mask in read)
         present = (mask for mask in fitted if mask.any())
         number = 0

@@ -98,7 +98,7 @@ def test_black_and_white_images(index: VideoIndex, tmp_path: Path, suffix: str, 
 def test_palette_index_counts_not_its_color(index: VideoIndex, tmp_path: Path):
     ids = make_mask().astype(np.uint8) * 3
     image = Image.frombytes("P", (WIDTH, HEIGHT), ids.tobytes())
-    image.putpalette([255, 255, 255, *[0, 0, 0] * 255])  # index 0 is white, all objects black
+    image.putpalette([255, 255, 255, *[128, 0, 0] * 255])  # index 0 is white, all objects red
     image.save(tmp_path / "m.png")
     assert np.array_equal(read_all(tmp_path / "m.png", index)[0], make_mask())
 
@@ -302,6 +302,27 @@ def test_mask_video(index: VideoIndex, tmp_path: Path):
     assert np.array_equal(part, masks[11:14])
 
 
+@pytest.mark.parametrize("name", ["still.gif", "still.mp4", "still"])
+def test_a_still_picture_serves_all_frames_whatever_its_name(index: VideoIndex, tmp_path: Path, name: str):
+    if name == "still.mp4":
+        make_video(tmp_path / name, num_frames=1, picture=lambda _: make_mask()[..., None].repeat(3, 2).astype(float))
+    else:
+        save(tmp_path / name, make_mask(), "P" if name == "still.gif" else None, format="GIF" if "." in name else "PNG")
+    source = mask_source(str(tmp_path / name))
+    assert source.num_masks is None
+    masks = read_all(tmp_path / name, index)
+    assert len(masks) == NUM_FRAMES
+    assert (masks[0] != make_mask()).mean() < 0.005
+    assert all(mask is masks[0] for mask in masks)
+
+
+def test_an_animated_gif_has_a_mask_a_frame(index: VideoIndex, tmp_path: Path):
+    pictures = [Image.fromarray(make_mask(n).astype(np.uint8) * 255) for n in range(NUM_FRAMES)]
+    pictures[0].save(tmp_path / "m.gif", save_all=True, append_images=pictures[1:], duration=40)
+    masks = read_all(tmp_path / "m.gif", index)
+    assert all(np.array_equal(mask, make_mask(n)) for n, mask in enumerate(masks))
+
+
 def test_mask_video_of_another_length(index: VideoIndex, tmp_path: Path):
     path = make_video(tmp_path / "m.mp4", num_frames=5)
     with pytest.raises(MaskError, match=r"m\.mp4: holds 5 masks, its video .*film\.mp4 has 30 frames"):
@@ -419,6 +440,7 @@ def test_mask_video_is_itself_seen_as_displayed(tmp_path: Path):
     [
         ("10,20,30,8", [(10, 20, 40, 28)]),
         ("10, 20, 30, 8 ; 0,0,5,5;", [(10, 20, 40, 28), (0, 0, 5, 5)]),
+        (" 10 ,20, 30 %,50 % @ 0 - 2 ;", [(10, 20, 39, 52)]),
         ("50%,25%,25%,50%", [(48, 16, 72, 48)]),
         ("10%,4,50%,7", [(9, 4, 58, 11)]),
         ("90,60,50,50", [(90, 60, 96, 64)]),
@@ -448,6 +470,8 @@ def test_boxes_in_pixels_and_percent(text: str, pixels: list[tuple[int, int, int
         ("1,2,3,0%", "has no area"),
         ("1,2,3,4@5-5", "ends at 5.0 s, before it starts"),
         ("1,2,3,4@5-2", "before it starts"),
+        ("10 10 50 50", "box '10 10 50 50'"),
+        ("1,2,3,4; 5,6 7,8,9", "box '5,6 7,8,9'"),
     ],
 )
 def test_box_faults_name_the_box(text: str, word: str):
@@ -459,6 +483,15 @@ def test_box_faults_name_the_box(text: str, word: str):
 def test_box_outside_the_picture(index: VideoIndex):
     with pytest.raises(MaskError, match=r"200,0,10,10: a box lies outside the picture of .*film\.mp4, which is 96x64"):
         check_fit(boxes_source("200,0,10,10"), index)
+
+
+@pytest.mark.parametrize("time", ["1.2-", "50-60", "0.41-0.42"])
+def test_box_at_a_time_without_a_frame(index: VideoIndex, time: str):
+    check_fit(boxes_source("0,0,10,10@1.16-"), index)
+    with pytest.raises(
+        MaskError, match=r"a box is to be shown from .* and .*film\.mp4 has no frame then; .* 0 to 1\.160 s"
+    ):
+        check_fit(boxes_source(f"0,0,10,10;20,0,10,10@{time}"), index)
 
 
 def test_boxes_are_shown_in_their_time_end_excluded(index: VideoIndex):

@@ -1,0 +1,159 @@
+"""One picture as a mask: by its transparency, its palette or its brightness."""
+
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from sttn_ray.errors import MaskError
+from sttn_ray.images import open_image
+
+Mask = NDArray[np.bool_]
+Rgb = NDArray[np.uint8]
+
+LOSSY_FORMATS = {"JPEG", "MPO", "WEBP"}
+MAX_OBJECT_ID = 31  # a gray image with no higher value holds object ids, not brightness
+MAX_BLACK = 31  # of the brightest channel
+MAX_NOISE = 63  # that compression leaves on black
+MIN_WHITE = 224
+GRAY_TOLERANCE = 8  # between the channels of a gray in a palette
+MIN_SATURATION = 64  # between the channels of a color in a picture
+# All that is not black becomes white; of one picture, of many (%05d.png) and of a film.
+TO_WHITE = "ffmpeg -i IN.png -vf format=rgb24,colorchannelmixer=2:2:2:0:2:2:2:0:2:2:2 OUT.png"
+
+
+class MaskPicture(NamedTuple):
+    """A picture read as a mask.
+
+    Attributes:
+        hole: (height, width), True = hole.
+        brightest: of 255, where there is no hole though the picture is not black; else 0.
+    """
+
+    hole: Mask
+    brightest: int
+
+
+def read_picture(data: bytes, name: str) -> MaskPicture:
+    """Where an image says hole.
+
+    A varying transparency counts alone. Palettes with colors hold object ids: any but 0 is hole; those of black, white
+    and grays are pictures. Gray lossless images without a value above 31 hold object ids, too. All others count by
+    brightness, from half up, so that compression noise does not.
+
+    Raises:
+        MaskError: it is damaged, holds several pictures, or marks in colors that are too dark to count.
+    """
+    image = open_image(data, name, MaskError)
+    is_lossy = image.format in LOSSY_FORMATS
+    try:
+        num_pictures = getattr(image, "n_frames", 1)
+        if image.format != "MPO" and num_pictures > 1:
+            raise MaskError(f"{name}: holds {num_pictures} pictures; save each as a file of its own in one folder")
+        if image.mode.startswith("I") or image.mode == "F":
+            return _by_value(np.asarray(image), name)
+        if image.has_transparency_data:
+            alpha = np.asarray(image.convert("RGBA").getchannel("A"))
+            if alpha.min() != alpha.max():
+                return _by_brightness(alpha, is_lossy=is_lossy)
+        if image.mode == "P" and _holds_ids(image, name):
+            return MaskPicture(np.asarray(image) != 0, 0)
+        if image.mode in ("1", "L", "LA"):
+            return read_gray(np.asarray(image.convert("L")), is_lossy=is_lossy)
+        rgb = np.asarray(image.convert("RGB"))
+        gray = np.asarray(image.convert("L"))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise MaskError(f"{name}: the image is damaged ({error})") from error
+    return read_rgb(rgb, gray, name, is_lossy=is_lossy)
+
+
+def read_rgb(rgb: Rgb, gray: NDArray[np.uint8], name: str, *, is_lossy: bool) -> MaskPicture:
+    """A picture in colors, (height, width, 3), with its brightness (height, width), as a mask.
+
+    Raises:
+        MaskError: it holds marks in colors that are too dark to count.
+    """
+    red, green, blue = (np.ascontiguousarray(rgb[..., n]) for n in range(3))
+    if np.array_equal(red, green) and np.array_equal(red, blue):
+        return read_gray(gray, is_lossy=is_lossy)
+    hole = gray > 127
+    if lost := _lost_color(rgb, hole):
+        raise MaskError(
+            f"{name}: is in color, and marks of the color {lost} are too dark to be removed (brightest "
+            f"{int(gray.max())} of 255, where 128 and more is removed); make what is to be removed white and all else "
+            f"black ({TO_WHITE})"
+        )
+    high = int(rgb.max())
+    is_black = hole.any() or high <= (MAX_NOISE if is_lossy else 0)
+    return MaskPicture(hole, 0 if is_black else max(1, int(gray.max())))
+
+
+def read_gray(gray: NDArray[np.uint8], *, is_lossy: bool) -> MaskPicture:
+    """A gray picture, (height, width), as a mask."""
+    if not is_lossy and gray.max() <= MAX_OBJECT_ID:
+        return MaskPicture(gray > 0, 0)
+    return _by_brightness(gray, is_lossy=is_lossy)
+
+
+def _by_value(values: NDArray[Any], name: str) -> MaskPicture:
+    """Of 16 or 32 bits, or floats: from 0 to 1, or as others count."""
+    if values.dtype.kind == "f":
+        if not np.isfinite(values).all():
+            raise MaskError(f"{name}: holds values that are no numbers; save it in black and white")
+        values = values * (65535 if values.max() <= 1 else 257)
+    high = int(values.max())
+    hole = values > (32767 if high > 255 else 0)
+    return MaskPicture(hole, 0 if hole.any() or high <= 0 else max(1, high >> 8))
+
+
+def _by_brightness(gray: NDArray[np.uint8], *, is_lossy: bool) -> MaskPicture:
+    high = int(gray.max())
+    is_black = high > 127 or high <= (MAX_NOISE if is_lossy else 0)
+    return MaskPicture(gray > 127, 0 if is_black else high)
+
+
+def _holds_ids(image: Image.Image, name: str) -> bool:
+    """Whether a palette's indices count, and not its colors."""
+    indices = np.asarray(image)
+    used = np.flatnonzero(np.bincount(indices.ravel(), minlength=256))
+    stored = np.array(image.getpalette("RGB"), int).reshape(-1, 3)
+    palette = np.zeros((256, 3), int)
+    palette[: len(stored)] = stored
+    is_gray = np.ptp(palette, axis=1) <= GRAY_TOLERANCE
+    high = palette.max(1)
+    if is_gray[used].all():
+        # A table of colors of which a picture in black and white uses two.
+        is_picture = high[used].min() <= MAX_BLACK and high[used].max() >= MIN_WHITE
+        if is_picture or is_gray.all():
+            return False
+    black = [n for n in used if n and high[n] <= MAX_BLACK]
+    if black and high[0] > MAX_BLACK:
+        raise MaskError(
+            f"{name}: its palette does not tell what is to be removed: index 0, where object ids have their "
+            f"background, is the color {_color(palette[0])}, and index {black[0]} is black; save it in black and white "
+            f"({TO_WHITE})"
+        )
+    return True
+
+
+def _lost_color(rgb: Rgb, hole: Mask) -> str | None:
+    """A color of marks that are bright in a channel and dark to the eye, as red and blue are, beside those that count.
+
+    A dark color that takes more of the picture than black is its background, unless there is nothing else.
+    """
+    high, low = rgb.max(2), rgb.min(2)
+    vivid = ~hole & (high > 127) & (high - low > MIN_SATURATION)
+    # Soft rims of marks are thin, and have the marks' color.
+    solid = cv2.erode(vivid.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    hues = (rgb > (high // 2)[..., None]) @ np.array([1, 2, 4], np.uint8)
+    lost = solid & ~np.isin(hues, np.unique(hues[hole]))
+    if not lost.any() or (hole.any() and np.count_nonzero(high <= MAX_BLACK) < np.count_nonzero(vivid)):
+        return None
+    row, column = np.unravel_index(int(lost.argmax()), lost.shape)
+    return _color(rgb[row, column])
+
+
+def _color(values: NDArray[np.generic]) -> str:
+    return f"({', '.join(str(int(value)) for value in values)})"

@@ -1,0 +1,218 @@
+"""One picture as a mask: what palettes, transparency, brightness and colors say."""
+
+import io
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from sttn_ray.catalog.items import Item
+from sttn_ray.catalog.plan import plan_video
+from sttn_ray.errors import MaskError
+from sttn_ray.masks.picture import TO_WHITE, read_picture
+from tests.media import make_video
+from tests.plans import SETTINGS
+
+HEIGHT, WIDTH = 64, 96
+BLACK, WHITE, RED, BLUE, YELLOW, MAROON = (
+    (0, 0, 0),
+    (255, 255, 255),
+    (255, 0, 0),
+    (0, 0, 255),
+    (255, 255, 0),
+    (128, 0, 0),
+)
+Color = tuple[int, int, int]
+
+
+def make_mark(left: int = 10) -> NDArray[np.bool_]:
+    mark = np.zeros((HEIGHT, WIDTH), bool)
+    mark[16:32, left : left + 24] = True
+    return mark
+
+
+def picture(background: Color, *marks: Color) -> Image.Image:
+    """Marks side by side, of 24x16 pixels."""
+    values = np.full((HEIGHT, WIDTH, 3), background, np.uint8)
+    for number, color in enumerate(marks):
+        values[make_mark(10 + 28 * number)] = color
+    return Image.fromarray(values)
+
+
+def with_palette(indices: NDArray[np.integer], palette: list[Color]) -> Image.Image:
+    image = Image.frombytes("P", (WIDTH, HEIGHT), indices.astype(np.uint8).tobytes())
+    image.putpalette([value for color in palette for value in color])
+    return image
+
+
+def encode(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
+def read(image: Image.Image, form: str = "PNG", **options: object) -> NDArray[np.bool_]:
+    return read_picture(encode(image, form, **options), "m").hole
+
+
+# Palettes
+
+
+@pytest.mark.parametrize("index_of_white", [0, 1])
+def test_a_palette_of_black_and_white_is_a_picture(index_of_white: int):
+    indices = make_mark() == index_of_white
+    palette = [WHITE, BLACK] if index_of_white == 0 else [BLACK, WHITE]
+    assert np.array_equal(read(with_palette(indices, palette)), make_mark())
+
+
+@pytest.mark.parametrize("num_colors", [2, 16])
+def test_a_quantized_mask_is_what_it_was(num_colors: int):
+    assert np.array_equal(read(picture(BLACK, WHITE).quantize(num_colors)), make_mark())
+    assert np.array_equal(read(picture(WHITE, BLACK).quantize(num_colors)), ~make_mark())
+
+
+def test_grays_of_a_palette_count_by_brightness():
+    steps = [(value, value, value) for value in (255, 200, 100, 0)]
+    indices = np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH) % 4
+    assert np.array_equal(read(with_palette(indices, steps)), indices < 2)
+
+
+def test_black_and_white_of_a_table_of_colors_is_a_picture():
+    web = picture(BLACK, WHITE).convert("P")
+    assert np.array_equal(read(web), make_mark())
+    reverse = with_palette(np.where(make_mark(), 3, 7), [RED, RED, RED, WHITE, RED, RED, RED, BLACK])
+    assert np.array_equal(read(reverse), make_mark())
+
+
+@pytest.mark.parametrize("palette", [[BLACK, MAROON], [WHITE, RED], [BLACK, (1, 1, 1)], [BLACK, MAROON, (0, 128, 0)]])
+def test_object_ids_are_all_but_the_first(palette: list[Color]):
+    assert np.array_equal(read(with_palette(make_mark(), palette)), make_mark())
+    assert not read(with_palette(0 * make_mark(), palette)).any()
+
+
+def test_an_object_may_be_black_gray_or_fill_the_picture_of_ids():
+    palette = [BLACK, MAROON, (64, 64, 64), BLACK]
+    for number in (1, 2, 3):
+        assert np.array_equal(read(with_palette(make_mark() * number, palette)), make_mark())
+    assert read(with_palette(np.ones_like(make_mark()), palette)).all()
+
+
+def test_a_palette_that_may_be_read_both_ways_is_refused():
+    with pytest.raises(
+        MaskError, match=r"m: its palette does not tell .* index 0, .* \(255, 0, 0\), and index 1 is black"
+    ):
+        read(with_palette(~make_mark(), [RED, BLACK]))
+
+
+def test_transparency_counts_in_palettes_and_by_a_color():
+    ids = with_palette(make_mark(), [WHITE, BLACK])
+    assert np.array_equal(read(ids, transparency=0), make_mark())
+    gray = Image.fromarray(make_mark().astype(np.uint8) * 100)
+    assert np.array_equal(read(gray, transparency=0), make_mark())
+
+
+# Colors
+
+
+@pytest.mark.parametrize("color", [RED, BLUE, MAROON, (0, 0, 128), (200, 30, 40), (76, 76, 76), (5, 0, 0)])
+@pytest.mark.parametrize("background", [BLACK, None])
+def test_marks_that_are_not_white_are_no_empty_mask(tmp_path: Path, color: Color, background: Color | None):
+    film = make_video(tmp_path / "film.mp4", num_frames=3)
+    picture(background or color, color).save(tmp_path / "m.png")
+    with pytest.raises(MaskError, match=r"m\.png: .*(nowhere white|of the color) .*brightest \d+ of 255") as raised:
+        plan(film, tmp_path / "m.png")
+    assert TO_WHITE in str(raised.value)
+
+
+def plan(film: Path, mask: Path) -> object:
+    item = Item(video=str(film), mask=str(mask), boxes=None, output="film")
+    return plan_video(item, SETTINGS)
+
+
+@pytest.mark.parametrize("color", [RED, BLUE])
+def test_a_mask_video_in_color_is_no_empty_mask(tmp_path: Path, color: Color):
+    film = make_video(tmp_path / "film.mp4", num_frames=3)
+    shown = np.asarray(picture(BLACK, color)) / 255
+    make_video(tmp_path / "m.mp4", num_frames=3, picture=lambda _: shown)
+    with pytest.raises(MaskError, match=r"m\.mp4: is in color, and marks of the color"):
+        plan(film, tmp_path / "m.mp4")
+
+
+def test_a_black_mask_is_empty_and_one_that_fades_in_is_not(tmp_path: Path):
+    film = make_video(tmp_path / "film.mp4", num_frames=3)
+    picture(BLACK).save(tmp_path / "m.png")
+    assert not plan(film, tmp_path / "m.png").has_hole
+    make_video(tmp_path / "m.mp4", num_frames=3, picture=lambda n: np.asarray(picture(BLACK, (90 * n,) * 3)) / 255)
+    assert plan(film, tmp_path / "m.mp4").has_hole
+
+
+def test_a_dark_mask_video_is_no_empty_mask(tmp_path: Path):
+    film = make_video(tmp_path / "film.mp4", num_frames=3)
+    make_video(tmp_path / "m.mp4", num_frames=3, picture=lambda _: np.asarray(picture(BLACK, (90,) * 3)) / 255)
+    with pytest.raises(MaskError, match=r"m\.mp4: is not black, but nowhere white \(brightest \d\d of 255"):
+        plan(film, tmp_path / "m.mp4")
+
+
+def test_marks_that_vanish_where_they_are_scaled_are_no_empty_mask(tmp_path: Path):
+    film = make_video(tmp_path / "film.mp4", num_frames=3)
+    values = np.zeros((4 * HEIGHT, 4 * WIDTH), np.uint8)
+    values[33, 33] = 255
+    Image.fromarray(values).save(tmp_path / "m.png")
+    with pytest.raises(MaskError, match=r"m\.png: what is white in it is lost"):
+        plan(film, tmp_path / "m.png")
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG"])
+@pytest.mark.parametrize("others", [(RED,), (RED, WHITE), (BLUE, YELLOW), (MAROON, (128, 128, 128))])
+def test_dark_marks_beside_bright_ones_are_told(form: str, others: tuple[Color, ...]):
+    with pytest.raises(MaskError, match="is in color, and marks of the color"):
+        read(picture(BLACK, *others), form)
+
+
+def test_bright_marks_in_color_and_dark_backgrounds_count_by_brightness():
+    assert np.array_equal(read(picture(BLACK, YELLOW)), make_mark())
+    assert np.array_equal(read(picture(BLUE, WHITE)), make_mark())
+    soft = Image.new("RGB", (WIDTH, HEIGHT))
+    ImageDraw.Draw(soft).ellipse((20, 10, 70, 50), fill=(0, 255, 0))
+    blurred = Image.fromarray((np.asarray(soft.resize((12, 8)).resize((WIDTH, HEIGHT)))).astype(np.uint8))
+    for form in ("PNG", "JPEG"):
+        assert read(blurred, form).any()
+
+
+def test_ids_saved_in_color_are_ids():
+    assert np.array_equal(read(picture(BLACK, (1, 1, 1))), make_mark())
+
+
+def test_transparent_marks_that_are_nowhere_opaque():
+    values = np.full((HEIGHT, WIDTH, 4), 255, np.uint8)
+    values[..., 3] = make_mark() * 100
+    assert read_picture(encode(Image.fromarray(values)), "m").brightest == 100
+
+
+@pytest.mark.parametrize(("values", "expected"), [((0.0, 1.0), True), ((0.0, 255.0), True), ((0.0, 0.2), False)])
+def test_float_pictures(values: tuple[float, float], expected: bool):
+    image = Image.fromarray(np.where(make_mark(), values[1], values[0]).astype(np.float32))
+    found = read_picture(encode(image, "TIFF"), "m")
+    assert np.array_equal(found.hole, make_mark() & expected)
+    assert (found.brightest == 0) == expected
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF", "WEBP"])
+def test_several_pictures_in_a_file_are_told(form: str):
+    data = encode(picture(BLACK, WHITE), form, save_all=True, append_images=[picture(BLACK), picture(BLACK, RED)])
+    with pytest.raises(MaskError, match="m: holds 3 pictures; save each as a file of its own in one folder"):
+        read_picture(data, "m")
+
+
+@pytest.mark.skipif(not shutil.which("ffmpeg"), reason="needs the ffmpeg program")
+@pytest.mark.parametrize("color", [RED, BLUE, (0, 0, 128), (76, 76, 76)])
+@pytest.mark.parametrize("is_palette", [False, True])
+def test_the_advice_helps(tmp_path: Path, color: Color, is_palette: bool):
+    image = with_palette(~make_mark(), [color, BLACK]) if is_palette else picture(BLACK, color)
+    image.save(tmp_path / "IN.png")
+    subprocess.run([*TO_WHITE.split(), "-v", "error"], cwd=tmp_path, check=True)
+    assert np.array_equal(read_picture((tmp_path / "OUT.png").read_bytes(), "m").hole, make_mark())
