@@ -15,9 +15,15 @@ from PIL import Image, UnidentifiedImageError
 from sttn_ray.errors import StorageError, SttnError
 from sttn_ray.paths import StoragePath, as_path, file_names, is_folder, open_binary, read_files, reading, reason
 
+# What a file holds, not its name, says what it is; Pillow knows fifty formats, some of which start programs.
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF")
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
 MAX_IMAGE_PIXELS = 100_000_000
 MAX_IMAGE_BYTES = 256 * 2**20
+MAX_ZIP_MEMBERS = 1_000_000
+# Images hardly shrink in a zip, but for plain ones without compression of their own.
+MAX_UNPACKED_BYTES = 4 * 2**30
+MAX_UNPACKED_RATIO = 200
 
 # Every function takes the class of error to raise: the same file is a mask to one reader and a video to another.
 ErrorClass = type[SttnError]
@@ -40,23 +46,34 @@ def image_names(path: str, error_class: ErrorClass) -> list[str]:
     """Names of the images directly in a folder, or anywhere in a zip, in natural order.
 
     Raises:
-        error_class: there is none, or it is not a zip.
+        error_class: there is none, or it is not a zip, or one that claims to hold far more than it can.
         StorageError: it cannot be read.
     """
     where = as_path(path)
     try:
         is_zip = not is_folder(path)
         with reading(path):
-            if not is_zip:
-                names = file_names(where)
-            else:
-                with open_binary(path) as file, zipfile.ZipFile(file) as archive:
-                    names = [info.filename for info in archive.infolist() if not info.is_dir()]
+            names = _zip_names(path, error_class) if is_zip else file_names(where)
     except (zipfile.BadZipFile, NotImplementedError, FileNotFoundError, ValueError, IndexError) as error:
         raise error_class(f"{path}: is not a zip file ({error})") from error
     except StorageError as error:
         raise _damage(error, path, error_class) from error
     return sorted(filter(is_image, names), key=natural_key)
+
+
+def _zip_names(path: str, error_class: ErrorClass) -> list[str]:
+    with open_binary(path) as file, zipfile.ZipFile(file) as archive:
+        members = [info for info in archive.infolist() if not info.is_dir()]
+        num_bytes = file.seek(0, 2)
+    if len(members) > MAX_ZIP_MEMBERS:
+        raise error_class(f"{path}: holds {len(members)} files, more than {MAX_ZIP_MEMBERS}; unpack it into folders")
+    claimed = sum(info.file_size for info in members if is_image(info.filename))
+    if claimed > max(MAX_UNPACKED_BYTES, MAX_UNPACKED_RATIO * num_bytes):
+        raise error_class(
+            f"{path}: has {num_bytes} bytes and claims to hold images of {claimed}; not read; should that be true, "
+            "unpack it and give the folder"
+        )
+    return [info.filename for info in members]
 
 
 def image_files(path: str, names: Iterable[str], error_class: ErrorClass) -> Iterator[tuple[str, bytes]]:
@@ -130,8 +147,12 @@ def open_image(data: bytes, name: str, error_class: ErrorClass) -> Image.Image:
         error_class: it is not an image, or claims too many pixels.
     """
     try:
-        image = Image.open(io.BytesIO(data))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError as error:
+        raise error_class(
+            f"{name}: cannot be read as an image (its content is none of {', '.join(FORMATS)}, or damaged)"
+        ) from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise error_class(f"{name}: cannot be read as an image ({error})") from error
     if image.width * image.height > MAX_IMAGE_PIXELS:
         raise error_class(f"{name}: is {image.width}x{image.height}, more than {MAX_IMAGE_PIXELS} pixels")

@@ -258,6 +258,43 @@ def test_zip_member_that_claims_too_much(tmp_path: Path):
         mask_source(str(path))
 
 
+def claim(path: Path, num_bytes: int) -> Path:
+    """Let every member of a zip claim to unpack to so many bytes."""
+    data = bytearray(path.read_bytes())
+    at = data.find(b"PK\x01\x02")
+    while at >= 0:
+        struct.pack_into("<I", data, at + 24, num_bytes)
+        at = data.find(b"PK\x01\x02", at + 4)
+    path.write_bytes(data)
+    return path
+
+
+def test_zip_of_another_count_is_refused_before_its_contents_are_read(index: VideoIndex, tmp_path: Path):
+    path = claim(make_zip(tmp_path / "bomb.zip", {f"{n}.png": b"no image" for n in range(13)}), 255 * 2**20)
+    with pytest.raises(MaskError, match=r"bomb\.zip: holds 13 masks, its video .*film\.mp4 has 30 frames"):
+        mask_source(str(path), index)
+
+
+def test_zip_that_claims_too_much_altogether(index: VideoIndex, tmp_path: Path):
+    path = claim(make_zip(tmp_path / "bomb.zip", {f"{n}.png": b"no image" for n in range(NUM_FRAMES)}), 255 * 2**20)
+    with pytest.raises(MaskError, match=r"bomb\.zip: has \d+ bytes and claims to hold images of 8021606400; not read"):
+        mask_source(str(path), index)
+
+
+@pytest.mark.parametrize("kind", ["image", "folder", "zip"])
+@pytest.mark.parametrize(
+    "data", [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 96 64\n", b"P5 96 64 255\n" + bytes(96 * 64), b"8BPS\0\1"]
+)
+def test_formats_are_known_by_their_content(tmp_path: Path, kind: str, data: bytes):
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m/m.png").write_bytes(data)
+    path = {"image": tmp_path / "m/m.png", "folder": tmp_path / "m", "zip": tmp_path / "m.zip"}[kind]
+    if kind == "zip":
+        make_zip(path, {"m.png": data})
+    with pytest.raises(MaskError, match=r"m\.png: cannot be read as an image \(its content is none of PNG, JPEG"):
+        mask_source(str(path))
+
+
 def test_zip_that_is_encrypted(tmp_path: Path):
     path = make_zip(tmp_path / "secret.zip", {"1.png": png(make_mask().astype(np.uint8))})
     data = bytearray(path.read_bytes())
