@@ -52,7 +52,7 @@ MAX_TASKS = 4096
 SHEET = "samples.png"
 SHEET_ROWS = 8
 # To be raised when the same settings give other shards.
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 Row = dict[str, Any]
 
 

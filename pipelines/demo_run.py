@@ -15,7 +15,7 @@ from PIL import Image
 from sttn_ray import cluster, train, train_run
 from sttn_ray.choices import FAMILIES, Family
 from sttn_ray.config import Experiment, apply_override
-from sttn_ray.corpus import Entry, find_entries, index_source, read_pictures
+from sttn_ray.corpus import Entry, file_of, find_entries, index_source, read_pictures
 from sttn_ray.errors import ConfigError, CorpusError, SttnError
 from sttn_ray.fills import fill_mean_color, fill_telea, fill_temporal_median
 from sttn_ray.images import image_names
@@ -120,9 +120,13 @@ def _real_corpus(folder: Path, experiment: Experiment) -> dict[str, Pictures]:
     """
     media = os.path.abspath(experiment.demo.media or "")
     entries = find_entries(media).entries
-    kept_back = entries[1::HELD_OUT_EVERY]
+    # Not a part of a zip, which is linked as a whole.
+    kept_back = [entry for entry in entries if file_of(entry) == entry.path][1::HELD_OUT_EVERY]
     if not kept_back:
-        raise ConfigError(f"demo.media={media}: holds one video; give two or more, to train on some and show others")
+        raise ConfigError(
+            f"demo.media={media}: holds one video beside those in common zips; give two or more, to train on some and "
+            "show others"
+        )
     for entry in entries:
         if entry not in kept_back:
             _link(Path(media), entry, folder / "corpus")
@@ -140,10 +144,10 @@ def _real_corpus(folder: Path, experiment: Experiment) -> dict[str, Pictures]:
 
 def _link(media: Path, entry: Entry, corpus: Path) -> None:
     """Link a video's files, never a whole folder, in which others may lie that are held out."""
-    where = media / entry.path
+    where = media / file_of(entry)
     names = image_names(str(where), CorpusError) if entry.kind == "frames" else [""]
     for name in names:
-        link = corpus / entry.path / name
+        link = corpus / file_of(entry) / name
         if not link.is_symlink():
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(where / name)

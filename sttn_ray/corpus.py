@@ -3,6 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import PurePosixPath
@@ -14,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sttn_ray.choices import Fit
-from sttn_ray.errors import CorpusError
-from sttn_ray.images import image_files, image_names, is_image, natural_key, open_image
+from sttn_ray.errors import CorpusError, SttnError
+from sttn_ray.images import ErrorClass, image_files, image_names, is_image, natural_key, open_image
 from sttn_ray.paths import below, walk
 from sttn_ray.video.color import scaled_rgb
 from sttn_ray.video.decode import decode_range
@@ -27,12 +28,16 @@ VIDEO_SUFFIXES = {
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".m2ts", ".mts", ".mpg", ".mpeg", ".vob"),
     *(".wmv", ".asf", ".flv", ".3gp", ".ogv", ".mxf", ".y4m"),
 }
-# The name that DAVIS and YouTube-VOS give to the folder of their object masks.
+# The name that DAVIS and YouTube-VOS give to the folder of their object masks; others add to it (Annotations_6fps).
 ANNOTATIONS = "Annotations"
+_ZIPS_AT_ONCE = 16  # that are listed together: a store takes its time for each
 
 
 class Entry(NamedTuple):
-    """One video of a corpus: its path below the corpus's root, and what it is made of."""
+    """One video of a corpus: its path below the corpus's root, and what it is made of.
+
+    The path of a zip of several videos goes on with the folder inside, as in DAVIS.zip/DAVIS/JPEGImages/480p/bear.
+    """
 
     path: str
     kind: Kind
@@ -47,38 +52,91 @@ class Corpus(NamedTuple):
 
 
 def find_entries(root: str) -> Corpus:
-    """List a corpus: every video file, every folder that holds images, every zip; hidden ones are left out.
+    """List a corpus: every video file, every folder that holds images, also in zips; hidden ones are left out.
 
-    Folders and zips below one named `Annotations` are object masks.
+    Folders and zips below one named `Annotations`, or `Annotations_` and more, are object masks.
 
     Raises:
         CorpusError: the root is missing, or holds nothing to train on.
         StorageError: it cannot be read.
     """
-    entries: set[Entry] = set()
-    object_masks: set[Entry] = set()
+    found: set[Entry] = set()
+    zips: list[str] = []
     ignored: Counter[str] = Counter()
     try:
         for folder, name in walk(root):
-            where, suffix = PurePosixPath(folder), PurePosixPath(name).suffix.lower()
-            found = object_masks if ANNOTATIONS in where.parts else entries
+            path, suffix = (PurePosixPath(folder) / name).as_posix(), PurePosixPath(name).suffix.lower()
             if is_image(name):
                 found.add(Entry(folder, "frames"))
             elif suffix == ".zip":
-                found.add(Entry((where / name).as_posix(), "zip"))
+                zips.append(path)
             elif suffix in VIDEO_SUFFIXES:
-                found.add(Entry((where / name).as_posix(), "video"))
+                found.add(Entry(path, "video"))
             else:
                 ignored[suffix or name] += 1
     except FileNotFoundError as error:
         raise CorpusError(
             f"{root}: no such folder; corpus.root is the folder below which the training videos lie"
         ) from error
-    if not entries:
+    with ThreadPoolExecutor(_ZIPS_AT_ONCE) as pool:
+        for entries in pool.map(lambda path: _zip_entries(root, path), zips):
+            found |= entries
+    object_masks = {entry for entry in found if _is_of_masks(entry)}
+    if found == object_masks:
         raise CorpusError(
             f"{root}: holds no video file, folder of images or zip of images; other files: {dict(ignored) or 'none'}"
         )
-    return Corpus(_in_order(entries), _in_order(object_masks), ignored)
+    return Corpus(_in_order(found - object_masks), _in_order(object_masks), ignored)
+
+
+def _zip_entries(root: str, path: str) -> set[Entry]:
+    """A zip's videos: itself where all its images lie in one folder."""
+    try:
+        names = image_names(str(below(root, path)), CorpusError)
+    except SttnError:  # whoever reads it is told
+        return {Entry(path, "zip")}
+    folders = {_folder_of(name) for name in names}
+    if len(folders) == 1:
+        # A zip of masks alone is known by its folder.
+        folders = {folder for folder in folders if _is_of_masks(Entry(folder, "zip"))} or {"."}
+    return {Entry(path if folder == "." else f"{path}/{folder}", "zip") for folder in folders or {"."}}
+
+
+def _is_of_masks(entry: Entry) -> bool:
+    parts = PurePosixPath(entry.path).parts
+    names = [part.removesuffix(".zip") for part in (parts[:-1] if entry.kind == "video" else parts)]
+    return any(name == ANNOTATIONS or name.startswith(f"{ANNOTATIONS}_") for name in names)
+
+
+def _folder_of(name: str) -> str:
+    return PurePosixPath(name).parent.as_posix().lstrip("/")
+
+
+def file_of(entry: Entry) -> str:
+    """The file or folder of a video, below the corpus's root."""
+    if entry.kind != "zip":
+        return entry.path
+    parts = PurePosixPath(entry.path).parts
+    end = max((n for n, part in enumerate(parts, 1) if part.lower().endswith(".zip")), default=len(parts))
+    return PurePosixPath(*parts[:end]).as_posix()
+
+
+def entry_images(root: str, entry: Entry, error_class: ErrorClass) -> tuple[str, list[str]]:
+    """The folder or zip of a video that consists of images, and their names there, in natural order.
+
+    Raises:
+        error_class: there are none, or it cannot be opened.
+        StorageError: it cannot be read.
+    """
+    path = str(below(root, file_of(entry)))
+    names = image_names(path, error_class)
+    inside = entry.path.removeprefix(file_of(entry)).lstrip("/")
+    if inside or len({_folder_of(name) for name in names}) > 1:
+        names = [name for name in names if entry.kind == "frames" or _folder_of(name) == (inside or ".")]
+    if not names:
+        hint = "; of a zip only images are read, so unpack others" if entry.kind == "zip" else ""
+        raise error_class(f"{below(root, entry.path)}: holds no images{hint}")
+    return path, names
 
 
 def _in_order(entries: set[Entry]) -> list[Entry]:
@@ -116,6 +174,11 @@ class Source:
     def num_frames(self) -> int:
         return len(self.pts)
 
+    @property
+    def file(self) -> str:
+        """The file or folder below the corpus's root; a zip may hold several videos."""
+        return file_of(Entry(self.path, self.kind))
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values, fit for JSON; `from_dict` is the inverse."""
         video = self.video.as_dict() if self.video else None
@@ -141,8 +204,8 @@ def index_source(root: str, entry: Entry, *, frames_fps: Fraction) -> Source:
         VideoError, CorpusError: it is damaged, or of a kind that is not supported.
         StorageError: it cannot be read.
     """
-    path = str(below(root, entry.path))
     if entry.kind == "video":
+        path = str(below(root, entry.path))
         index = index_video(path, on_damage="conceal")  # the ranges that decode are kept, none is concealed
         width, height = index.displayed_size
         return Source(
@@ -156,9 +219,7 @@ def index_source(root: str, entry: Entry, *, frames_fps: Fraction) -> Source:
             pts=index.pts,
             video=index,
         )
-    names = image_names(path, CorpusError)
-    if not names:
-        raise CorpusError(f"{path}: holds no images")
+    path, names = entry_images(root, entry, CorpusError)
     digest = hashlib.sha256()
     size: tuple[int, int] | None = None
     for name, data in image_files(path, names, CorpusError):
@@ -218,7 +279,7 @@ def _read_video(index: VideoIndex, start: int, stop: int, size: tuple[int, int])
 
 
 def _read_images(root: str, source: Source, start: int, stop: int) -> Iterator[NDArray[np.uint8]]:
-    for name, data in image_files(str(below(root, source.path)), source.files[start:stop], CorpusError):
+    for name, data in image_files(str(below(root, source.file)), source.files[start:stop], CorpusError):
         try:
             picture = _as_rgb(open_image(data, name, CorpusError))
         except (OSError, SyntaxError, ValueError) as error:

@@ -8,12 +8,13 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import PurePosixPath
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
 
 from PIL import Image, UnidentifiedImageError
 
 from sttn_ray.errors import StorageError, SttnError
-from sttn_ray.paths import StoragePath, as_path, file_names, is_folder, open_binary, read_files, reading, reason
+from sttn_ray.paths import StoragePath, as_path, file_names, is_folder, open_binary, read_files, reading, reason, stamps
 
 # What a file holds, not its name, says what it is; Pillow knows fifty formats, some of which start programs.
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF")
@@ -24,6 +25,7 @@ MAX_ZIP_MEMBERS = 1_000_000
 # Images hardly shrink in a zip, but for plain ones without compression of their own.
 MAX_UNPACKED_BYTES = 4 * 2**30
 MAX_UNPACKED_RATIO = 200
+KEPT_ZIP_BYTES = 64 * 2**20
 
 # Every function takes the class of error to raise: the same file is a mask to one reader and a video to another.
 ErrorClass = type[SttnError]
@@ -37,9 +39,10 @@ def natural_key(name: str) -> list[tuple[int, str]]:
 
 
 def is_image(name: str) -> bool:
-    """Whether a file's or a zip member's name is that of an image; hidden files and macOS leftovers are not."""
+    """Whether a file's or a zip member's name is that of an image; what is hidden and macOS leftovers are not."""
     path = PurePosixPath(name)
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and not name.startswith("__MACOSX")
+    is_hidden = any(part.startswith(".") and part != ".." for part in path.parts)
+    return path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden and not name.startswith("__MACOSX")
 
 
 def image_names(path: str, error_class: ErrorClass) -> list[str]:
@@ -62,11 +65,11 @@ def image_names(path: str, error_class: ErrorClass) -> list[str]:
 
 
 def _zip_names(path: str, error_class: ErrorClass) -> list[str]:
-    with open_binary(path) as file, zipfile.ZipFile(file) as archive:
+    with _opened_zip(path) as archive:
         members = [info for info in archive.infolist() if not info.is_dir()]
-        num_bytes = file.seek(0, 2)
     if len(members) > MAX_ZIP_MEMBERS:
         raise error_class(f"{path}: holds {len(members)} files, more than {MAX_ZIP_MEMBERS}; unpack it into folders")
+    num_bytes = stamps(path)[0][1]
     claimed = sum(info.file_size for info in members if is_image(info.filename))
     if claimed > max(MAX_UNPACKED_BYTES, MAX_UNPACKED_RATIO * num_bytes):
         raise error_class(
@@ -74,6 +77,23 @@ def _zip_names(path: str, error_class: ErrorClass) -> list[str]:
             "unpack it and give the folder"
         )
     return [info.filename for info in members]
+
+
+@contextmanager
+def _opened_zip(path: str) -> Iterator[zipfile.ZipFile]:
+    ((_, num_bytes, changed),) = stamps(path)
+    if num_bytes >= KEPT_ZIP_BYTES:
+        yield _kept_zip(path, num_bytes, changed)
+        return
+    with open_binary(path) as file, zipfile.ZipFile(file) as archive:
+        yield archive
+
+
+@lru_cache(maxsize=1)
+def _kept_zip(path: str, _num_bytes: int, _changed: object) -> zipfile.ZipFile:
+    """A zip that stays open: to list a whole data set's takes a second, and each of its videos is read by itself."""
+    where = as_path(path)
+    return zipfile.ZipFile(where if isinstance(where, Path) else open_binary(path))
 
 
 def image_files(path: str, names: Iterable[str], error_class: ErrorClass) -> Iterator[tuple[str, bytes]]:
@@ -90,7 +110,7 @@ def image_files(path: str, names: Iterable[str], error_class: ErrorClass) -> Ite
         return
     with ExitStack() as stack:
         with _zip_errors(path, error_class):
-            archive = stack.enter_context(zipfile.ZipFile(stack.enter_context(open_binary(path))))
+            archive = stack.enter_context(_opened_zip(path))
         for name in names:
             label = f"{path}:{name}"
             with _zip_errors(label, error_class):

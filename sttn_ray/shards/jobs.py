@@ -5,7 +5,7 @@ from fractions import Fraction
 from typing import Any, get_args
 
 from sttn_ray.choices import Family
-from sttn_ray.corpus import Corpus, Entry, Source, index_source
+from sttn_ray.corpus import Corpus, Entry, Source, file_of, index_source
 from sttn_ray.errors import CorpusError, StorageError
 from sttn_ray.paths import below, stamps
 from sttn_ray.shards.plan import Range
@@ -30,7 +30,7 @@ def find_source(root: str, entry: Entry, shards: ShardsDir, frames_fps: Fraction
         VideoError, CorpusError: it is missing or damaged, or of a kind that is not supported.
         StorageError: it cannot be read.
     """
-    path = str(below(root, entry.path))
+    path = str(below(root, file_of(entry)))
     try:
         now = stamps(path)
     except FileNotFoundError as error:  # a link to nothing, or a name with replaced bytes
@@ -87,7 +87,7 @@ def shards_to_do(
 
 def _content(root: str, entry: Entry) -> str:
     try:
-        return record_hash(stamps(below(root, entry.path)))
+        return record_hash(stamps(below(root, file_of(entry))))
     except (FileNotFoundError, StorageError) as error:  # a link to nothing, which reading passes over
         return str(error)
 
@@ -122,7 +122,7 @@ def write_shard(root: str, shards: ShardsDir, row: Row, settings: ShardSettings,
 
         def require_unchanged() -> None:
             for video in found.values():
-                _require_unchanged(str(below(root, video.source.path)), video.stamps)
+                _require_unchanged(str(below(root, video.source.file)), video.stamps)
 
         rows, more = write_clips(root, path, ranges, sources, settings, before_publishing=require_unchanged)
         faults += more

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from sttn_ray.choices import Family, Fit, FrameCodec
 from sttn_ray.completion.shots import ShotFinder
-from sttn_ray.corpus import Entry, Source, read_pictures, scaled_size
+from sttn_ray.corpus import Entry, Source, entry_images, read_pictures, scaled_size
 from sttn_ray.errors import MaskError, StorageError, SttnError
-from sttn_ray.images import image_files, image_names
+from sttn_ray.images import image_files
 from sttn_ray.masks.draw import draw_masks
 from sttn_ray.masks.picture import read_picture
-from sttn_ray.paths import StoragePath, below
+from sttn_ray.paths import StoragePath
 from sttn_ray.shards.plan import Range, contiguous_runs
 from sttn_ray.shards.tables import CLIP_SCHEMA, MASK_CODEC, MASK_SCHEMA, one_row, pack_frame, pack_mask, rows_sha256
 from sttn_ray.storage import file_sha256, published
@@ -122,8 +122,7 @@ def write_object_masks(root: str, path: StoragePath, entry: Entry, settings: Sha
     """
 
     def masks() -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-        folder = str(below(root, entry.path))
-        names = image_names(folder, MaskError)
+        folder, names = entry_images(root, entry, MaskError)
         read = (read_picture(data, name).hole for name, data in image_files(folder, names, MaskError))
         fitted = (_fitted(mask, settings) for mask in read)
         present = (mask for mask in fitted if mask.any())

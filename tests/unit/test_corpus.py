@@ -14,8 +14,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from sttn_ray import images
 from sttn_ray.choices import Fit
-from sttn_ray.corpus import Entry, Kind, Source, find_entries, index_source, read_pictures, scaled_size
+from sttn_ray.corpus import Entry, Kind, Source, entry_images, find_entries, index_source, read_pictures, scaled_size
 from sttn_ray.errors import CorpusError, VideoError
 from sttn_ray.storage import file_sha256
 from tests.media import frame_times, make_images, make_pictures, make_video, png_that_claims, zip_folder
@@ -104,6 +105,90 @@ def test_annotations_are_object_masks_not_videos(tmp_path: Path):
     corpus = find_entries(str(tmp_path))
     assert corpus.entries == [("JPEGImages/480p/cow", "frames"), ("MyAnnotations", "frames")]
     assert corpus.object_masks == [("Annotations/480p/cow", "frames"), ("Annotations/dog.zip", "zip")]
+
+
+def test_annotations_of_several_kinds_are_object_masks(tmp_path: Path):
+    touch(tmp_path, "JPEGImages_24fps/a/0.jpg", "Annotations_6fps/a/0.png", "Annotations_unsupervised/b/0.png")
+    corpus = find_entries(str(tmp_path))
+    assert corpus.entries == [("JPEGImages_24fps/a", "frames")]
+    assert [entry.path for entry in corpus.object_masks] == ["Annotations_6fps/a", "Annotations_unsupervised/b"]
+
+
+# Zips of several videos
+
+
+def write_zip(path: Path, members: dict[str, Picture]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, picture in members.items():
+            archive.writestr(name, image_bytes("RGB", "png", picture))
+    return path
+
+
+@pytest.fixture
+def data_set(tmp_path: Path) -> Path:
+    """A zip as DAVIS comes, beside the same unpacked."""
+    members: dict[str, Picture] = {}
+    for seed, name in enumerate(("bear", "cow")):
+        for number, picture in enumerate(make_pictures(11, seed=seed)):
+            members[f"DAVIS/JPEGImages/480p/{name}/{number}.png"] = picture
+            members[f"DAVIS/Annotations/480p/{name}/{number}.png"] = picture * 0
+    write_zip(tmp_path / "zipped/DAVIS.zip", members)
+    with zipfile.ZipFile(tmp_path / "zipped/DAVIS.zip") as archive:
+        archive.extractall(tmp_path / "unpacked")
+    return tmp_path
+
+
+def test_a_zip_of_several_videos_is_like_its_folders(data_set: Path):
+    zipped, unpacked = (find_entries(str(data_set / name)) for name in ("zipped", "unpacked"))
+    assert [entry.path for entry in zipped.entries] == [f"DAVIS.zip/DAVIS/JPEGImages/480p/{n}" for n in ("bear", "cow")]
+    assert [e.path for e in zipped.object_masks] == [f"DAVIS.zip/DAVIS/Annotations/480p/{n}" for n in ("bear", "cow")]
+    for entry, other in zip(zipped.entries, unpacked.entries, strict=True):
+        assert entry.path == f"DAVIS.zip/{other.path}"
+        source = index_source(str(data_set / "zipped"), entry, frames_fps=FPS)
+        same = index_source(str(data_set / "unpacked"), other, frames_fps=FPS)
+        assert (source.sha256, source.num_frames, source.file) == (same.sha256, 11, "DAVIS.zip")
+        shown = {"start": 3, "stop": 11, "width": 48, "height": 32, "fit": "crop"}
+        pictures = list(read_pictures(str(data_set / "zipped"), source, **shown))
+        assert np.array_equal(pictures, list(read_pictures(str(data_set / "unpacked"), same, **shown)))
+
+
+def test_object_masks_of_a_zip_with_several_videos(data_set: Path):
+    root = str(data_set / "zipped")
+    for entry in find_entries(root).object_masks:
+        path, names = entry_images(root, entry, CorpusError)
+        assert path == f"{root}/DAVIS.zip"
+        assert names == [f"{entry.path.removeprefix('DAVIS.zip/')}/{number}.png" for number in range(11)]
+
+
+def test_zips_of_masks_alone_and_below_annotations(tmp_path: Path):
+    picture = make_pictures(1)[0]
+    write_zip(tmp_path / "masks.zip", {"Annotations/0.png": picture})
+    write_zip(tmp_path / "Annotations/all.zip", {"a/0.png": picture, "b/0.png": picture})
+    write_zip(tmp_path / "Annotations.zip", {"c/0.png": picture, "d/0.png": picture})
+    write_zip(tmp_path / "one.zip", {"e/0.png": picture, "__MACOSX/e/0.png": picture, ".cache/0.png": picture})
+    write_zip(tmp_path / "mixed.zip", {"cover.png": picture, "f/0.png": picture, "f/1.png": picture})
+    corpus = find_entries(str(tmp_path))
+    assert {entry.path for entry in corpus.entries} == {"one.zip", "mixed.zip", "mixed.zip/f"}
+    assert {entry.path for entry in corpus.object_masks} == {
+        "masks.zip/Annotations",
+        "Annotations/all.zip/a",
+        "Annotations/all.zip/b",
+        "Annotations.zip/c",
+        "Annotations.zip/d",
+    }
+    found = {entry.path: entry_images(str(tmp_path), entry, CorpusError)[1] for entry in corpus.entries}
+    assert found == {"one.zip": ["e/0.png"], "mixed.zip": ["cover.png"], "mixed.zip/f": ["f/0.png", "f/1.png"]}
+
+
+def test_a_zip_that_was_replaced_is_opened_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(images, "KEPT_ZIP_BYTES", 0)
+    pictures = make_pictures(3)
+    path = write_zip(tmp_path / "a.zip", {"a/0.png": pictures[0], "b/0.png": pictures[1]})
+    assert len(find_entries(str(tmp_path)).entries) == 2
+    path.unlink()
+    write_zip(path, {"a/0.png": pictures[0], "b/0.png": pictures[1], "c/0.png": pictures[2]})
+    assert [entry.path for entry in find_entries(str(tmp_path)).entries] == ["a.zip/a", "a.zip/b", "a.zip/c"]
 
 
 def test_a_root_below_a_folder_named_annotations_is_a_corpus(tmp_path: Path):
