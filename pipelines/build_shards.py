@@ -16,13 +16,12 @@ Exit status: 0 all videos are in the shards, 1 some are not (videos.parquet says
 request is wrong.
 """
 
-import logging
 import sys
 from collections.abc import Sequence
 
 from sttn_ray.config import Experiment
 from sttn_ray.errors import SttnError
-from sttn_ray.program import exit_with_faults, parse_folder, run_program
+from sttn_ray.program import exit_with_faults, parse_folder, run_program, start_log
 
 SECTIONS = ("run", "storage", "corpus", "shards", "model")
 
@@ -31,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     if "--verify" in words:
-        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+        start_log()
         try:
             from sttn_ray.paths import use_endpoint
 

@@ -40,6 +40,7 @@ from sttn_ray.shards.videos import (
     to_plan,
 )
 from sttn_ray.shards.write import IndexRow, ShardSettings
+from sttn_ray.shown import shown
 from sttn_ray.storage import claim, published
 from sttn_ray.training.data import ClipDataset
 
@@ -111,7 +112,7 @@ def run(experiment: Experiment) -> int:
     todo = shards_to_do(root, plan, usable, corpus, experiment.shards.masks_per_family)
     index, faults, failed = _write_shards(root, shards, todo, settings, experiment.run.seed, interval_s)
     for row in failed:
-        log.error("%s: not written: %s", row["file"], row["reason"])
+        log.error("%s: not written: %s", shown(row["file"]), row["reason"])
     # Object masks that cannot be read are left out; a missing file of clips would be a hole in the corpus.
     if missing := [row for row in failed if row["is_unexpected"] or not row["file"].startswith("masks/objects-")]:
         raise ShardError(
@@ -123,7 +124,7 @@ def run(experiment: Experiment) -> int:
     refuse_too_many_failures(_failed(videos), len(videos), max_error_fraction)
     if not any(row["table"] == "clips" for row in index):
         for row in videos:
-            log.error("%s: %s at %s: %s", row["path"], row["status"], row["step"], row["reason"])
+            log.error("%s: %s at %s: %s", shown(row["path"]), row["status"], row["step"], row["reason"])
         raise CorpusError(f"{root}: not one clip could be made of its {len(videos)} videos")
     _write_table(shards.folder / INDEX_FILE, index, INDEX_SCHEMA)
     _write_sheet(shards.folder, experiment)
@@ -150,7 +151,7 @@ def _check(experiment: Experiment) -> None:
     if corpus.root and shards.dir and _absolute(shards.dir).is_relative_to(_absolute(corpus.root)):
         faults.append(f"shards.dir={shards.dir}: lies inside corpus.root={corpus.root}; choose a folder beside it")
     if faults:
-        raise ConfigError("\n".join(faults))
+        raise ConfigError(*faults)
 
 
 def _absolute(path: str) -> PurePath:

@@ -24,6 +24,7 @@ from sttn_ray.catalog.publish import outcome_if_current
 from sttn_ray.catalog.records import ItemDir
 from sttn_ray.errors import ConfigError, StorageError, SttnError, describe_failures, failed_outcome
 from sttn_ray.paths import StoragePath, is_remote
+from sttn_ray.shown import shown
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +90,8 @@ def are_too_many(num_failed: int, num_items: int, max_error_fraction: float) -> 
 
 def describe_failure(item: Item, outcome: Row) -> str:
     """The line that says why a video failed."""
-    named = "" if item.video in outcome["reason"] else f"{item.video}: "
+    video = shown(item.video)
+    named = "" if video in outcome["reason"] else f"{video}: "
     return f"{outcome['status']} at {outcome['step']}: {named}{outcome['reason']}"
 
 
@@ -99,9 +101,9 @@ def keep_manifest(output_dir: StoragePath, items: Sequence[Item], outcomes: dict
     One that cannot be written is told; the next one may be.
     """
     try:
-        wanted = {(item.video, item.mask, item.boxes) for n, item in enumerate(items) if n not in outcomes}
-        before = {_request(row): row for row in read_manifest(output_dir) if _request(row) in wanted}
         unknown = pending_outcome("the job had not come to its end; the same command goes on")
+        wanted = {_request(manifest_row(item, unknown)) for n, item in enumerate(items) if n not in outcomes}
+        before = {_request(row): row for row in read_manifest(output_dir) if _request(row) in wanted}
         records = (manifest_row(item, outcomes.get(n, unknown)) for n, item in enumerate(items))
         write_manifest(
             output_dir,

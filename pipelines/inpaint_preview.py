@@ -24,6 +24,7 @@ from sttn_ray.catalog.records import ItemDir
 from sttn_ray.errors import ConfigError, PoisonError, SttnError, failed_outcome
 from sttn_ray.paths import StoragePath
 from sttn_ray.report.preview import Picture, draw_preview, preview_page, write_picture
+from sttn_ray.shown import shown
 from sttn_ray.video.index import index_video
 
 from .inpaint_network import load_network
@@ -137,15 +138,15 @@ def write_preview(
         )
         .iter_rows()
     )
-    shown = [row["shown"] for row in sorted(rows, key=lambda row: row["number"])]
-    preview_page(folder / PAGE, shown)
-    for row in shown:
+    previews = [row["shown"] for row in sorted(rows, key=lambda row: row["number"])]
+    preview_page(folder / PAGE, previews)
+    for row in previews:
         if row["status"] == "failed":
             log.error("failed: %s", row["reason"])
         elif row.get("boxes"):
-            log.info("%s: boxes %s", row["video"], row["boxes"])
+            log.info("%s: boxes %s", shown(row["video"]), row["boxes"])
     log.info("look at %s; nothing was inpainted: leave inpaint.preview out for that", folder / PAGE)
-    return 1 if any(row["status"] == "failed" for row in shown) else 0
+    return 1 if any(row["status"] == "failed" for row in previews) else 0
 
 
 class Painter:

@@ -240,7 +240,7 @@ def _requested_items(experiment: Experiment) -> list[Item]:
             f"inpaint.dilation_px={options.dilation_px}, in which it lies"
         )
     if faults:
-        raise ConfigError("\n".join(faults))
+        raise ConfigError(*faults)
     if options.catalog:
         return read_catalog(options.catalog)
     return single_item(options.video or "", options.mask, options.boxes)

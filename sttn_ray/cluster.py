@@ -147,7 +147,7 @@ def require_shared_paths(paths: dict[str, str | None]) -> None:
         if path and not os.path.isabs(path) and not is_remote(path)
     ]
     if faults:
-        raise ConfigError("\n".join(faults))
+        raise ConfigError(*faults)
 
 
 def choose_device(wanted: str, *, can_grow: bool = False) -> str:
@@ -314,7 +314,7 @@ def choose_num_actors(
             "them"
         )
     if faults:
-        raise ConfigError("\n".join(faults))
+        raise ConfigError(*faults)
     # Two CPUs for video where there are as many: one plans or decodes while another encodes.
     size = wanted or max(1, carried if device == "cuda" else min(carried, (cpus - 2 * video_cpus) // actor_cpus))
     return size, size

@@ -15,9 +15,11 @@ import importlib
 import sys
 from collections.abc import Sequence
 from types import ModuleType
+from typing import NoReturn
 
 import sttn_ray
 from sttn_ray.program import describe_sections
+from sttn_ray.shown import shown
 
 DESCRIPTION = """Video inpainting with STTN, run on Ray.
 
@@ -44,10 +46,17 @@ INPAINT_USAGE = """sttn-ray inpaint VIDEO (--mask PATH | --boxes TEXT) -o DIR --
        sttn-ray inpaint EXPERIMENT.yaml [section.key=value ...]"""
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose faults quote words as `shown` has them."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(shown(message))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program that the first word names; returns its exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         "sttn-ray",
         usage=f"sttn-ray {{{','.join(PROGRAMS)}}} ...",
         description=DESCRIPTION,
@@ -73,7 +82,7 @@ def load_program(name: str) -> ModuleType:
 
 def _inpaint(words: list[str]) -> int:
     program = load_program("inpaint")
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         "sttn-ray inpaint",
         usage=INPAINT_USAGE,
         description="Complete one video, or each video of a catalog.",

@@ -5,15 +5,14 @@ these sections: below them, functions take plain arguments.
 """
 
 import difflib
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
+from sttn_ray.addresses import SECRET_ADVICE, endpoint_fault, holds_secret
 from sttn_ray.choices import (
     BOX_SYNTAX,
     FAMILIES,
@@ -57,6 +56,13 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _holds_no_secret(cls, value: Any) -> Any:
+        if isinstance(value, str) and holds_secret(value):
+            raise ValueError(SECRET_ADVICE)
+        return value
+
 
 class RunSection(Section):
     """What holds for every program."""
@@ -97,11 +103,8 @@ class StorageSection(Section):
     @field_validator("endpoint_url")
     @classmethod
     def _is_plain_address(cls, url: str | None) -> str | None:
-        parts = urlsplit(url or "http://none")
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("expected http://host:port or https://host")
-        if parts.username or parts.password:
-            raise ValueError("holds a password; give credentials in the environment")
+        if url and (fault := endpoint_fault(url)):
+            raise ValueError(fault)
         return url
 
 
@@ -400,7 +403,7 @@ def _validated(data: dict[str, Any], words: Sequence[str]) -> Experiment:
     except ValidationError as error:
         faults += [_fault(detail) for detail in error.errors()]
     if faults:
-        raise ConfigError("\n".join(faults))
+        raise ConfigError(*faults)
     return experiment
 
 
@@ -457,5 +460,5 @@ def _fault(detail: Any) -> str:
         near = difflib.get_close_matches(where, known, n=1, cutoff=0)
         hint = f"; did you mean {near[0]}?" if near else ""
         return f"{where}: no such setting{hint}"
-    value = re.sub("//[^/@]*@", "//...@", str(detail["input"]))  # a password is not said again
-    return f"{where}={value}: {detail['msg'][0].lower()}{detail['msg'][1:]}"
+    reason = detail["msg"].removeprefix("Value error, ")
+    return f"{where}={detail['input']}: {reason[0].lower()}{reason[1:]}"

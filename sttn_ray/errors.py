@@ -8,11 +8,22 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from sttn_ray.shown import shown, shown_lines
+
 _SHOWN_REASONS = 20
 
 
 class SttnError(Exception):
-    """An expected failure; its message is meant for the person who runs the job."""
+    """An expected failure; its message, of a line or several, is meant for the person who runs the job.
+
+    What it quotes may be other people's text, or hold credentials: see `shown`.
+    """
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__(*map(shown, lines))
+
+    def __str__(self) -> str:
+        return "\n".join(self.args)
 
 
 class ConfigError(SttnError):
@@ -64,7 +75,7 @@ def failed_outcome(step: str, error: Exception) -> dict[str, Any]:
     is_unexpected = not isinstance(error, SttnError)
     reason = str(error) or type(error).__name__
     if is_unexpected:
-        reason += "\n" + "".join(traceback.format_exception(error))
+        reason = shown_lines(reason + "\n" + "".join(traceback.format_exception(error)))
     return {
         "status": "quarantined" if isinstance(error, PoisonError) else "failed",
         "step": step,

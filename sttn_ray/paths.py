@@ -13,10 +13,10 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import urlsplit
 
 from upath import UPath
 
+from sttn_ray.addresses import SECRET_ADVICE, endpoint_fault, holds_secret
 from sttn_ray.errors import ConfigError, StorageError
 from sttn_ray.scratch import scratch_folder
 
@@ -70,13 +70,14 @@ def use_endpoint(url: str | None) -> None:
     """Ask this store, in place of AWS, for `s3://` paths, in this process and in those that it starts.
 
     Raises:
-        ConfigError: the address in the environment holds a password.
+        ConfigError: the address in the environment is none, or holds a password or a signature.
     """
     if url:
         os.environ[ENDPOINT_VARIABLE] = url
-    # It travels to the nodes of a cluster, and is kept by Ray.
-    if urlsplit(os.environ.get(ENDPOINT_VARIABLE, "")).password:
-        raise ConfigError(f"{ENDPOINT_VARIABLE}: holds a password; give credentials in variables of their own")
+    # It travels to the nodes of a cluster, is kept by Ray, and stands in errors.
+    for name in (ENDPOINT_VARIABLE, "AWS_ENDPOINT_URL"):
+        if os.environ.get(name) and (fault := endpoint_fault(os.environ[name])):
+            raise ConfigError(f"{name}: {fault}")
 
 
 def is_remote(path: str | StoragePath) -> bool:
@@ -88,12 +89,14 @@ def as_path(path: str | StoragePath) -> StoragePath:
     """A path object for a local path or an `s3://` one.
 
     Raises:
-        ConfigError: another scheme, or no bucket.
+        ConfigError: another scheme, no bucket, or credentials in the path.
     """
+    if holds_secret(str(path)):
+        raise ConfigError(f"{path}: {SECRET_ADVICE}")
     if isinstance(path, Path) or not is_remote(path):
         return Path(str(path))
-    parts = urlsplit(str(path))
-    if parts.scheme != "s3" or not parts.netloc:
+    scheme, _, rest = str(path).partition("://")
+    if scheme != "s3" or not rest.partition("/")[0]:
         raise ConfigError(f"{path}: expected a local path or s3://bucket/key")
     _start_s3()
     return UPath(str(path), **_OPTIONS)

@@ -2,13 +2,16 @@
 
 import logging
 import sys
+import traceback
 from collections.abc import Callable, Sequence
+from types import TracebackType
 from typing import Any, NoReturn
 
 from pydantic.fields import FieldInfo
 
 from sttn_ray.config import Experiment, Section, load_experiment, to_yaml
 from sttn_ray.errors import ConfigError, SttnError
+from sttn_ray.shown import ShownFormatter, shown_lines
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +37,7 @@ def run_program(
     doc: str, sections: Sequence[str], run: Callable[[Experiment], int], argv: Sequence[str] | None = None
 ) -> int:
     """Run a program on its command line; returns its exit status, or exits with 2 where the request is wrong."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    start_log()
     experiment = parse_command_line(doc, sections, argv)
     try:
         return run(experiment)
@@ -43,6 +46,18 @@ def run_program(
     except KeyboardInterrupt:
         log.error("interrupted; the same command goes on from here")
         return 130
+
+
+def start_log() -> None:
+    """Send the log, and the traceback of an error that nobody catches, to standard error as `shown` has it."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(ShownFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    sys.excepthook = _show_traceback
+
+
+def _show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    sys.stderr.write(shown_lines("".join(traceback.format_exception(kind, error, trace))))
 
 
 def parse_folder(words: Sequence[str], flag: str) -> tuple[str, Experiment]:

@@ -15,6 +15,8 @@ from typing import Any
 from ray._private import worker  # no public way to choose among the lines of workers
 from ray._private.ray_logging import global_worker_stdstream_dispatcher
 
+from sttn_ray.shown import shown_lines
+
 STDERR_FILE = "sttn-ray-driver.err"
 _HANDLER = "ray_print_logs"
 # As Ray's C++ writes them; F, after which the process ends, is kept. "[2026-01-31 12:00:00,000 E 12 12] a.cc:1: ..."
@@ -46,8 +48,8 @@ def _show(show: Callable[[dict[str, Any]], None], batch: Mapping[str, Any]) -> N
 
 
 def without_internal(lines: list[str]) -> list[str]:
-    """Lines of a process without those that Ray's C++ logs about itself."""
-    return [line for line in lines if not _INTERNAL.match(line)]
+    """Lines of a process as people see them, without those that Ray's C++ logs about itself."""
+    return [shown_lines(line) for line in lines if not _INTERNAL.match(line)]
 
 
 def _divert_c_stderr(path: Path) -> None:

@@ -13,6 +13,7 @@ from sttn_ray.corpus import Entry
 from sttn_ray.errors import CorpusError
 from sttn_ray.paths import StoragePath, as_path, is_file, reading
 from sttn_ray.rows import Row, read_rows
+from sttn_ray.shown import shown
 
 Split = Literal["train", "validation"]
 # The lists that the published code keeps beside DAVIS and YouTube-VOS: {"bear": 82, ...}, names and frames.
@@ -99,6 +100,7 @@ def select_by_manifest(entries: Sequence[Entry], path: str) -> list[Wanted]:
 def _wanted(name: str, kinds: dict[str, Any], rows: Sequence[Row], manifest: str) -> Wanted:
     entry = Entry(name, kinds.get(name, "video"))
     if name not in kinds:
+        entry = Entry(shown(name), "video")
         return Wanted(entry, fault=f"{name}: stands in {manifest}, and is not below corpus.root")
     splits = {_text(row.get("split")) for row in rows}
     if len(splits) > 1 or not splits <= {"", "train", "validation"}:

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from sttn_ray.config import Experiment
 from sttn_ray.errors import SttnError
 from sttn_ray.program import exit_with_faults, parse_folder, run_program
+from sttn_ray.shown import shown_lines
 
 SECTIONS = ("run", "storage", "shards", "masks", "model", "train")
 
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             folder, experiment = parse_folder(words, "--summary")
             use_endpoint(experiment.storage.endpoint_url)
-            sys.stdout.write(summarize(as_path(folder)))
+            sys.stdout.write(shown_lines(summarize(as_path(folder))))
         except SttnError as error:
             exit_with_faults(error)
         return 0

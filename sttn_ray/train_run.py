@@ -28,6 +28,7 @@ from sttn_ray.paths import StoragePath, absolute, as_path, is_file, is_remote, o
 from sttn_ray.samples import worker_batches
 from sttn_ray.shards.cache import RowCache
 from sttn_ray.shards.read import INDEX_FILE, ShardIndex, read_index
+from sttn_ray.shown import ShownFormatter
 from sttn_ray.storage import claim, file_sha256, published, read_record, write_record
 from sttn_ray.training.checkpoints import find_checkpoints, state_path
 from sttn_ray.training.data import ClipDataset, make_loader
@@ -229,7 +230,9 @@ def train_worker(job: dict[str, Any]) -> str | None:
     """
     # Our lines alone: at this level Ray tells every report of every worker.
     ours = logging.getLogger("sttn_ray")
-    ours.addHandler(logging.StreamHandler(sys.stderr))
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(ShownFormatter())
+    ours.addHandler(handler)
     ours.setLevel(logging.INFO)
     ours.propagate = False
     run_dir = as_path(job["run_dir"])
@@ -411,7 +414,7 @@ def check(experiment: Experiment) -> None:
     if not any(experiment.masks.model_dump().values()):
         faults.append("masks: all weights are 0; give one family a weight")
     if faults:
-        raise ConfigError("\n".join(faults))
+        raise ConfigError(*faults)
 
 
 def _paths(experiment: Experiment) -> dict[str, str | None]:

@@ -80,7 +80,7 @@ def _train_to(
     folder = run_dir / trial["generations"][-1]["folder"]
     fault = train_run.fit(_slice(experiment, folder, trial["values"], step))
     if fault is not None:
-        raise TrialError(fault)
+        raise TrialError(*fault.splitlines())
     line = next(line for line in reversed(read_metrics(folder / METRICS_FILE)) if line["step"] == step)
     metrics = {name: float(line[f"validation_{name}"]) for name in METRICS}
     objective = value_of(weights, metrics)

@@ -360,7 +360,7 @@ def _check(experiment: Experiment) -> tuple[list[Dimension], int]:
             "corpus.validation_share, and give train.validation_clips"
         )
     if faults:
-        raise ConfigError("\n".join(faults))
+        raise ConfigError(*faults)
     return dimensions, num_trials
 
 

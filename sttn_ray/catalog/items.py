@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from sttn_ray.addresses import SECRET_ADVICE, holds_secret
 from sttn_ray.errors import CatalogError, ConfigError
 from sttn_ray.paths import is_remote
 from sttn_ray.rows import read_rows
@@ -82,7 +83,7 @@ def refuse_overwriting(items: Sequence[Item], output_dir: str, catalog: str | No
     if catalog and _placed(f"{output_dir.rstrip('/')}/{MANIFEST}") in (_placed(catalog), _real(catalog)):
         faults.append(f"{catalog}: would be overwritten by the manifest; choose another inpaint.output")
     if faults:
-        raise ConfigError("\n".join(faults))
+        raise ConfigError(*faults)
 
 
 def _placed(path: str) -> str:
@@ -106,6 +107,8 @@ def _named(rows: Sequence[dict[str, Any]], folder: str, *, needs_mask: bool = Tr
         fault = None
         if not video:
             fault = "the row names no video"
+        elif secret := next((word for word in text.values() if holds_secret(word)), None):
+            fault = f"{secret}: {SECRET_ADVICE}"
         elif scheme := _unknown_scheme(video, text["mask"]):
             fault = f"{video}: {scheme}:// is not supported; give a path, or s3://bucket/key"
         elif bool(text["mask"]) == bool(text["boxes"]) and (needs_mask or text["mask"]):

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from sttn_ray.catalog.items import MANIFEST, Item
 from sttn_ray.paths import ALL, StoragePath, open_binary, reading
+from sttn_ray.shown import shown_lines
 from sttn_ray.storage import published
 
 SCHEMA = pa.schema(
@@ -73,10 +74,10 @@ def manifest_row(item: Item, outcome: dict[str, Any]) -> dict[str, Any]:
 
 
 def _as_text(value: Any) -> Any:
-    """Text that Parquet holds: a file name in an error may not be UTF-8."""
+    """Text as people see it, which Parquet holds too: a file name in an error may not be UTF-8."""
     if isinstance(value, list):
         return [_as_text(part) for part in value]
-    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+    return shown_lines(value) if isinstance(value, str) else value
 
 
 def write_manifest(output_dir: StoragePath, rows: Iterable[dict[str, Any]]) -> StoragePath:

@@ -1,12 +1,13 @@
 """What charts have in common: axes with round numbers, colors, text, and the SVG element around them."""
 
-import html
 import math
 from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from sttn_ray.shown import as_html
 
 # Okabe and Ito's, which color-blind people tell apart too, without the yellow that is faint on white.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#222222", "#56b4e9", "#e69f00")
@@ -67,14 +68,14 @@ def _round_numbers(low: float, high: float, *, max_steps: int) -> list[tuple[flo
 
 def text_at(x: float, y: float, text: str, attributes: str = "") -> str:
     """A text element, by the left end of its base line."""
-    return f'<text x="{x:.1f}" y="{y:.1f}" {attributes}>{html.escape(text)}</text>'
+    return f'<text x="{x:.1f}" y="{y:.1f}" {attributes}>{as_html(text)}</text>'
 
 
 def svg(parts: Sequence[str], *, width: int, height: int, title: str) -> str:
     """An svg element on white, which needs no scripts, styles or files from elsewhere."""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-        f'style="max-width: 100%; height: auto" role="img" aria-label="{html.escape(title)}" '
+        f'style="max-width: 100%; height: auto" role="img" aria-label="{as_html(title)}" '
         f'font-family="system-ui, sans-serif" font-size="12" fill="#222">'
         f'<rect width="{width}" height="{height}" fill="#fff"/>{"".join(parts)}</svg>'
     )

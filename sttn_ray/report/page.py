@@ -1,6 +1,5 @@
 """A page a person looks at: charts, tables, and before, mask and after of every video."""
 
-import html
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -8,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from sttn_ray.shown import as_html
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #222 }
@@ -70,7 +71,7 @@ def write_page(
         sheets: at the end.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    body = [f"<h1>{html.escape(title)}</h1><p>{html.escape(text)}</p>", _table(table)]
+    body = [f"<h1>{as_html(title)}</h1><p>{as_html(text)}</p>", _table(table)]
     body.append(f'<div class="charts">{"".join(charts)}</div>')
     for number, section in enumerate(sections):
         body.append(_heading(section.title, section.text))
@@ -80,10 +81,10 @@ def write_page(
         file = f"sheet-{number:03d}.png"
         Image.fromarray(sheet.picture).save(folder / file)
         body.append(_heading(sheet.title, sheet.text))
-        body.append(f'<img class="sheet" src="{file}" alt="{html.escape(sheet.title)}">')
+        body.append(f'<img class="sheet" src="{file}" alt="{as_html(sheet.title)}">')
     page = folder / "index.html"
     page.write_text(
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{as_html(title)}</title>'
         f"<style>{_STYLE}</style><body>{''.join(body)}</body></html>",
         encoding="utf-8",
     )
@@ -110,7 +111,7 @@ def tiled(rows: Sequence[Sequence[Picture]], gap: int = 2) -> Picture:
 
 
 def _heading(title: str, text: str) -> str:
-    return f"<h2>{html.escape(title)}</h2><p>{html.escape(text)}</p>"
+    return f"<h2>{as_html(title)}</h2><p>{as_html(text)}</p>"
 
 
 def _strip(folder: Path, name: str, example: Example) -> str:
@@ -131,5 +132,5 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
     lines = []
     for number, row in enumerate(rows):
         tag = "th" if number == 0 else "td"
-        lines.append("<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) + "</tr>")
+        lines.append("<tr>" + "".join(f"<{tag}>{as_html(cell)}</{tag}>" for cell in row) + "</tr>")
     return f"<table>{''.join(lines)}</table>"

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from sttn_ray.paths import StoragePath
+from sttn_ray.shown import as_html
 from sttn_ray.storage import published
 
 Picture = NDArray[np.uint8]
@@ -130,7 +131,7 @@ def preview_page(path: StoragePath, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _section(row: dict[str, Any]) -> str:
-    lines = [f"<h2>{html.escape(str(row['video']))}</h2>"]
+    lines = [f"<h2>{as_html(row['video'])}</h2>"]
     if row.get("status") == "failed":
         lines.append(f'<p class="fault">failed at {_escaped(row, "step")}: {_escaped(row, "reason")}</p>')
     lines += [f"<p>{name}: <code>{_escaped(row, name)}</code></p>" for name in ("boxes", "mask") if row.get(name)]
@@ -144,7 +145,7 @@ def _section(row: dict[str, Any]) -> str:
     if row.get("output"):
         facts.append(f"output {_escaped(row, 'output')}")
     lines.append(f'<p class="faint">{", ".join(facts)}</p>')
-    lines += [f'<p class="faint">{html.escape(str(note))}</p>' for note in row.get("notes") or ()]
+    lines += [f'<p class="faint">{as_html(note)}</p>' for note in row.get("notes") or ()]
     for picture in row.get("pictures") or ():
         file = html.escape(quote(str(picture["file"]), errors="surrogateescape"))
         caption = f"frame {picture['frame']} at {picture['time_s']:.2f} s"
@@ -153,7 +154,7 @@ def _section(row: dict[str, Any]) -> str:
 
 
 def _escaped(row: dict[str, Any], name: str) -> str:
-    return html.escape(str(row.get(name) or ""))
+    return as_html(row.get(name) or "")
 
 
 def _whole(width: int, height: int) -> _View:

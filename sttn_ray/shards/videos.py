@@ -110,4 +110,4 @@ def refuse_too_many_failures(failed: Sequence[Row], num_videos: int, max_error_f
         f"{len(failed)} of {num_videos} videos failed, more than corpus.max_error_fraction={max_error_fraction:g} "
         "allows, so no index was written:"
     )
-    raise CorpusError("\n".join([title, *describe_failures(failed)]))
+    raise CorpusError(title, *describe_failures(failed))

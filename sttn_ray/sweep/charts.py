@@ -1,6 +1,5 @@
 """The pictures of a sweep: trials over all searched keys at once, and each key against the objective; SVG as text."""
 
-import html
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -8,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sttn_ray.report.axes import COLORS, Axis, linear_axis, log_axis, svg, text_at
+from sttn_ray.shown import as_html
 from sttn_ray.sweep.space import as_text
 
 _WIDTH, _HEIGHT, _TOP, _SIDE, _BELOW = 720, 280, 56, 72, 56  # pixels
@@ -180,7 +180,7 @@ def _hex(color: Sequence[int]) -> str:
 def _hint(mark: Mark) -> str:
     objective = "failed" if mark.has_failed else "no value yet" if mark.objective is None else f"{mark.objective:.4g}"
     values = ", ".join(f"{key}={as_text(value)}" for key, value in mark.values.items())
-    return f"<title>{html.escape(f'{mark.name}: {objective}; {values}')}</title>"
+    return f"<title>{as_html(f'{mark.name}: {objective}; {values}')}</title>"
 
 
 def _short(text: str, most: int) -> str:

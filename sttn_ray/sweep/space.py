@@ -70,7 +70,7 @@ def read_space(space: Mapping[str, Any], check: Callable[[str], object]) -> list
                     f"what is learned: {', '.join(SEARCHED_SECTIONS)}"
                 )
     if faults:
-        raise ConfigError("\n".join(dict.fromkeys(faults)))
+        raise ConfigError(*dict.fromkeys(faults))
     return dimensions
 
 
