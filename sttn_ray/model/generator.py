@@ -181,7 +181,8 @@ def initialize(module: nn.Module) -> None:
     Call it before spectral norm is applied: afterwards the weight is derived, and writing it does nothing (D-8).
     """
     for layer in module.modules():
-        if isinstance(layer, nn.Conv2d | nn.Conv3d):
+        # Without memory there is nothing to set, for which torch would load its decompositions, in 1.5 s.
+        if isinstance(layer, nn.Conv2d | nn.Conv3d) and not layer.weight.is_meta:
             nn.init.normal_(layer.weight, 0.0, 0.02)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)

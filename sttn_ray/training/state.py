@@ -13,7 +13,7 @@ from sttn_ray.errors import CheckpointError
 from sttn_ray.model.attention import LEAK
 from sttn_ray.model.discriminator import Discriminator
 from sttn_ray.model.generator import Generator, GeneratorConfig
-from sttn_ray.model.weights import AVERAGE, FORMAT_VERSION, load_generator, read_checkpoint
+from sttn_ray.model.weights import AVERAGE, FORMAT_VERSION, load_generator, load_weights, quoted, read_checkpoint
 
 
 @dataclass
@@ -96,11 +96,12 @@ def load_state(path: Path, state: TrainState) -> None:
     assert isinstance(generator, Generator)
     if data.get("format_version") != FORMAT_VERSION:
         raise CheckpointError(
-            f"{path}: checkpoint format {data.get('format_version')!r}, this version reads {FORMAT_VERSION}; go on "
-            "with the sttn-ray that wrote it, or begin anew with train.start_from"
+            f"{path}: checkpoint format {quoted(data.get('format_version'))}, this version reads {FORMAT_VERSION}; "
+            "go on with the sttn-ray that wrote it, or begin anew with train.start_from"
         )
     if data.get("model") != generator.config.as_dict():
-        raise CheckpointError(f"{path}: is of another network: {data.get('model')}, not {generator.config.as_dict()}")
+        theirs = quoted(data.get("model"))
+        raise CheckpointError(f"{path}: is of another network: {theirs}, not {generator.config.as_dict()}")
     try:
         unwrapped(state.generator).load_state_dict(data["generator"])
         unwrapped(state.discriminator).load_state_dict(data["discriminator"])
@@ -112,7 +113,7 @@ def load_state(path: Path, state: TrainState) -> None:
             for group in optimizer.param_groups:  # whatever the checkpoint's were
                 group.update(fused=True, foreach=None)
         state.step = int(data["step"])
-    except (KeyError, RuntimeError, ValueError, TypeError) as error:
+    except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: does not hold a training of this network ({error})") from error
 
 
@@ -141,7 +142,7 @@ def start_from(path: str | Path, generator: Generator, discriminator: nn.Module)
     judge = read_checkpoint(path).get("discriminator")
     shapes = {name: value.shape for name, value in discriminator.state_dict().items()}
     if isinstance(judge, dict) and {name: getattr(value, "shape", None) for name, value in judge.items()} == shapes:
-        discriminator.load_state_dict(judge)
+        load_weights(path, discriminator, judge)
 
 
 def unwrapped(network: nn.Module) -> nn.Module:

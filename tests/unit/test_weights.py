@@ -1,10 +1,15 @@
 """Checkpoints: ours and the published layout load; anything else is refused by name and fault."""
 
 import os
+import pickle
+import resource
+import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -40,6 +45,11 @@ def refused(path: Path) -> str:
         load_generator(path)
     assert str(path) in str(caught.value)
     return str(caught.value).replace(str(path), "")
+
+
+def peak_rss_mb() -> float:
+    """The most memory that this process has had, which does not fall."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def test_round_trip(tmp_path: Path, generator: Generator) -> None:
@@ -166,7 +176,7 @@ WEIGHT = "transformer.0.attention.query_embedding.weight"
     [
         (_cut_weight, f"{WEIGHT} has shape (3, 16, 1, 1), expected (16, 16, 1, 1)"),
         (_drop_weight, f"missing {WEIGHT}"),
-        (_add_weight, "unexpected surplus"),
+        (_add_weight, "unexpected 'surplus'"),
         (_spoil_weight, f"{WEIGHT} holds values that are not finite"),
         (_without("generator"), "no generator in this checkpoint"),
         (_without("model"), "its 'model' section is not usable"),
@@ -217,3 +227,129 @@ def test_published_layout_of_a_smaller_network_loads_at_its_size(tmp_path: Path)
     loaded = load_generator(tmp_path / "small.pth")
     assert (loaded.config.channels, loaded.config.num_blocks, loaded.config.width) == (32, 3, 432)
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), small.parameters(), strict=True))
+
+
+def _set(name: str, value: object) -> Callable[[dict[str, Any]], None]:
+    return lambda data: data["generator"].update({name: value})
+
+
+def _nested(depth: int) -> list[Any]:
+    """A value that takes a line for each level in the file, and twice as much room with each when written out."""
+    value: list[Any] = ["x"]
+    for _ in range(depth):
+        value = [value, value]
+    return value
+
+
+BIAS = "transformer.0.attention.query_embedding.bias"
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (_set(BIAS, torch.zeros(16).to_sparse()), f"'{BIAS}' is a sparse or nested tensor, expected a dense one"),
+        (_set(BIAS, torch.zeros(16, device="meta")), f"'{BIAS}' has a shape and no values"),
+        (_set(BIAS, torch.zeros(16, dtype=torch.int8)), f"'{BIAS}' holds int8, expected float32, float16 or bfloat16"),
+        (_set(BIAS, torch.zeros(16, dtype=torch.int64)), f"'{BIAS}' holds int64"),
+        (_set(BIAS, torch.zeros(16, dtype=torch.bool)), f"'{BIAS}' holds bool"),
+        (_set(BIAS, torch.zeros(16, dtype=torch.complex64)), f"'{BIAS}' holds complex64"),
+        (_set(BIAS, torch.zeros(16).to(torch.float8_e4m3fn)), f"'{BIAS}' holds float8_e4m3fn"),
+        (_set(BIAS, torch.full((16,), 1e300, dtype=torch.float64)), f"{BIAS} holds values that are not finite"),
+        (_set(BIAS, "weights"), "its weights are not a table of names and tensors"),
+        (lambda data: data["generator"].update({7: torch.zeros(1)}), "not a table of names and tensors"),
+        (lambda data: data["model"].update(width=_nested(60)), "its 'model' section is not usable"),
+        (lambda data: data["model"].update(channels=True), "its 'model' section is not usable"),
+        (lambda data: data["model"].update(channels=10**400), "its 'model' section is not usable"),
+        (lambda data: data["model"].update(mask_keys="no"), "mask_keys true or false"),
+        (lambda data: data["model"].update(grids=[997, 1009]), "common multiple is at most 1024"),
+        (lambda data: data.update(model="x" * 1_000_000), "its 'model' section is not usable"),
+        (lambda data: data.update(format_version=_nested(60)), "checkpoint format [[["),
+        (lambda data: data.update(format_version=None), "checkpoint format None"),
+        (lambda data: (data.pop("format_version"), data.pop("generator"), data.update(a=_nested(60))), "no generator"),
+    ],
+)
+def test_refuses_what_a_network_cannot_take(
+    tmp_path: Path, data: dict[str, Any], change: Callable[[dict[str, Any]], None], fault: str
+) -> None:
+    change(data)
+    torch.save(data, tmp_path / "changed.pth")
+    message = refused(tmp_path / "changed.pth")
+    assert fault in message
+    assert len(message) < 2000
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_other_precision_load_as_float32(tmp_path: Path, data: dict[str, Any], dtype: torch.dtype) -> None:
+    wanted = {name: value.to(dtype).to(torch.float32) for name, value in data["generator"].items()}
+    data["generator"] = {name: value.to(dtype) for name, value in data["generator"].items()}
+    torch.save(data, tmp_path / "half.pth")
+    assert_same_state(load_generator(tmp_path / "half.pth").state_dict(), wanted)
+
+
+def _claims(channels: int, num_blocks: int) -> dict[str, Tensor]:
+    """The weights of a network of any size, by strides: all share one number."""
+    with torch.device("meta"):
+        network = Generator(GeneratorConfig(channels=channels, num_blocks=1, width=432, height=240, mask_keys=False))
+    state = {}
+    for name, value in network.state_dict().items():
+        for block in range(num_blocks if name.startswith("transformer.") else 1):
+            state[name.replace("transformer.0", f"transformer.{block}")] = torch.zeros(1).expand(value.shape)
+    return state
+
+
+@pytest.mark.parametrize("num_blocks", [1, 256])
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_a_header_does_not_get_the_memory_it_asks_for(tmp_path: Path, num_blocks: int, is_ours: bool) -> None:
+    path = tmp_path / "large.pth"
+    state = _claims(4096, num_blocks)
+    config = GeneratorConfig(channels=4096, num_blocks=num_blocks, width=432, height=240, mask_keys=False)
+    ours = {"format_version": 1, "model": config.as_dict(), "generator": state}
+    torch.save(ours if is_ours else {"netG": state}, path)
+    assert path.stat().st_size < 4_000_000
+    before = peak_rss_mb()
+    assert "its weights claim" in refused(path)
+    assert peak_rss_mb() - before < 200
+
+
+def test_a_header_alone_gets_no_memory(tmp_path: Path, data: dict[str, Any]) -> None:
+    data["model"].update(channels=4096, num_blocks=256, grids=[1, 3, 6, 12], width=4096, height=4096)
+    torch.save(data, tmp_path / "large.pth")
+    before = peak_rss_mb()
+    assert "missing" in refused(tmp_path / "large.pth")
+    assert peak_rss_mb() - before < 500
+
+
+def test_a_zip_that_unpacks_to_more_is_not_unpacked(tmp_path: Path, generator: Generator) -> None:
+    save_generator(tmp_path / "ours.pth", generator)
+    with zipfile.ZipFile(tmp_path / "ours.pth") as plain, zipfile.ZipFile(tmp_path / "bomb.pth", "w", 8) as packed:
+        for member in plain.infolist():
+            packed.writestr(member.filename, plain.read(member))
+        packed.writestr("ours/data/9999", bytes(50_000_000))
+    assert "unpacks to 50" in refused(tmp_path / "bomb.pth")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: torch.jit.script(torch.nn.Linear(2, 2)).save(path),
+        lambda path: torch.save(torch.nn.Linear(2, 2), path),
+        lambda path: torch.save({"netG": {}, "x": np.zeros(3)}, path),
+        lambda path: torch.save({"netG": {}, "x": np.float64(3)}, path),
+        lambda path: torch.save({"netG": {}, "x": Path("/")}, path),
+        lambda path: path.write_bytes(pickle.dumps({"netG": range(3)}, 2)),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_refusal_never_tells_to_load_unsafely(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "other.pth")
+    message = refused(tmp_path / "other.pth")
+    for word in ("weights_only", "safe_globals", "Re-running", "allowlist"):
+        assert word not in message
+
+
+def test_what_a_refusal_advises_works(tmp_path: Path, generator: Generator) -> None:
+    torch.save(generator, tmp_path / "whole.pth")
+    assert "torch.save({'netG': model.state_dict()}, PATH)" in refused(tmp_path / "whole.pth")
+    large = Generator(GeneratorConfig(channels=32, num_blocks=1, width=432, height=240, mask_keys=False))
+    torch.save({"netG": large.state_dict()}, tmp_path / "weights.pth")
+    assert_same_state(load_generator(tmp_path / "weights.pth").state_dict(), large.state_dict())
