@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray._private.services import find_bootstrap_address  # what `ray start` wrote; no public way to ask
 
-from sttn_ray import quiet
+from sttn_ray import alone, quiet
 from sttn_ray.errors import ConfigError
 from sttn_ray.paths import ENDPOINT_VARIABLE, is_remote
 
@@ -46,21 +46,24 @@ def connect(*, shows_workers: bool = True, has_dashboard: bool = True) -> None:
     if address and _join(address, shows_workers=shows_workers):
         return
     cpus = max(MIN_LOCAL_CPUS, os.cpu_count() or 1)
-    ray.init(
-        address="local",
-        num_cpus=cpus,
-        include_dashboard=has_dashboard,
-        dashboard_host="127.0.0.1",
-        logging_level=logging.WARNING,
-        log_to_driver=shows_workers,
-        _system_config={
-            # Processes that may start at once. By default as many as cores, however many logical CPUs there are.
-            "worker_maximum_startup_concurrency": cpus,
-            # A node's own processes, where one calls another that is not there yet: by default each second.
-            "raylet_client_connect_timeout_milliseconds": CONNECT_MS,
-            "raylet_client_num_connect_attempts": 10_000 // CONNECT_MS,
-        },
-    )
+    alone.close_token()
+    with alone.on_loopback() as host:
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            include_dashboard=has_dashboard,
+            dashboard_host=host,
+            logging_level=logging.WARNING,
+            log_to_driver=shows_workers,
+            _temp_dir=alone.ray_folder(),
+            _system_config={
+                # Processes that may start at once. By default as many as cores, however many logical CPUs there are.
+                "worker_maximum_startup_concurrency": cpus,
+                # A node's own processes, where one calls another that is not there yet: by default each second.
+                "raylet_client_connect_timeout_milliseconds": CONNECT_MS,
+                "raylet_client_num_connect_attempts": 10_000 // CONNECT_MS,
+            },
+        )
     log.info("started Ray on this machine with %d logical CPUs; Ray's own log: %s", cpus, quiet.after_start())
 
 

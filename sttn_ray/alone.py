@@ -1,0 +1,83 @@
+"""A Ray of one machine that nobody but its user reaches: its token, its folder, its ports."""
+
+import logging
+import os
+import secrets
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ray._private import ray_constants  # no public way to have Ray listen on this machine alone
+
+log = logging.getLogger(__name__)
+
+_TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+# A socket's path has 107 bytes at most on Linux, 103 on a Mac; of these Ray takes 70 for its session below the folder.
+_MAX_FOLDER = 30
+
+
+@contextmanager
+def on_loopback() -> Iterator[str]:
+    """For the time of a `with` block Ray takes this machine's loopback address for its own; gives that address.
+
+    Its processes then listen there, else on all interfaces. So it does by itself on Macs, to spare questions of the
+    firewall.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield "127.0.0.1"
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def ray_folder() -> str | None:
+    """A folder for Ray's files that only this user may enter; None where RAY_TMPDIR says another.
+
+    Ray opens its own folder to everybody, so that it lies in one that is closed.
+    """
+    if os.environ.get("RAY_TMPDIR"):
+        return None
+    name = f"sttn-ray-{os.getuid()}"
+    base = tempfile.gettempdir()
+    folder = Path(base if len(base) + len(name) + 1 <= _MAX_FOLDER else "/tmp", name)
+    if not _is_closed(folder):
+        folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=folder.parent))
+    return str(folder / "ray")
+
+
+def _is_closed(folder: Path) -> bool:
+    """Make a folder for this user alone; returns whether it is one: anybody may have been there before."""
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        return False
+    if found.st_mode & 0o077:
+        folder.chmod(0o700)
+    return True
+
+
+def close_token() -> None:
+    """Make the token by which Ray knows its user, readable by nobody else; Ray would make it readable by all."""
+    if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token" or any(map(os.environ.get, _TOKEN_VARIABLES)):
+        return
+    path = Path.home() / ".ray" / "auth_token"
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if path.exists():
+            if path.stat().st_mode & 0o077:
+                path.chmod(0o600)
+            return
+        handle, temporary = tempfile.mkstemp(dir=path.parent)  # readable by its user alone
+        with os.fdopen(handle, "w") as file:
+            file.write(secrets.token_hex(32))
+        with suppress(FileExistsError):  # another program was faster; its token is as good
+            os.link(temporary, path)
+        os.unlink(temporary)
+    except OSError as error:
+        # No home that can be written: this run has a token of its own, which its processes inherit.
+        log.debug("%s: %s", path, error)
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
