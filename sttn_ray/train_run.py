@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -361,6 +362,8 @@ def _create_state(
     for_precision(precision, generator, discriminator)
     if options.compile:
         generator.compile()
+    # torch 2.13 has another word for it, which earlier ones do not know.
+    warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
     wrapped = (
         ray.train.torch.prepare_model(
             network.train(),

@@ -27,6 +27,12 @@ SAMPLE_RATE = 48000
 Picture = Callable[[int], NDArray[np.floating]]
 
 
+def make_black_mask(path: Path, *, width: int = 96, height: int = 64) -> Path:
+    """A mask of no hole for all frames of a video; returns `path`."""
+    Image.new("L", (width, height)).save(path)
+    return path
+
+
 def make_video(
     path: Path,
     *,

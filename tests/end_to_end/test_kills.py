@@ -17,7 +17,7 @@ from ray.cluster_utils import Cluster
 from sttn_ray.model.generator import Generator, GeneratorConfig
 from sttn_ray.model.weights import save_generator
 from sttn_ray.storage import read_record
-from tests.media import make_video
+from tests.media import make_black_mask, make_video
 from tests.processes import Program, descendants, files_in, kill_ray_process, start, wait_until
 
 KILLS = ["driver"] * 3 + ["Completer"] * 2 + ["encode"] * 2 + ["node"] * 3
@@ -27,6 +27,7 @@ NUM_FILES = 16
 def make_catalog(folder: Path) -> Path:
     """Films of 5 to 19 segments, one of them without a hole, one that is no video."""
     rows = []
+    black = make_black_mask(folder / "black.png", width=128, height=96)
     for number in range(NUM_FILES):
         video = folder / f"videos/{number:02d}.mp4"
         video.parent.mkdir(exist_ok=True)
@@ -34,9 +35,9 @@ def make_catalog(folder: Path) -> Path:
             video.write_bytes(b"no video")
         else:
             make_video(video, num_frames=100 + 20 * (number % 15), width=128, height=96, audio=True, seed=number)
-        rows.append([video, "16,12,30,20@60-70" if number == 9 else "16,12,30,20; 70,50,30,30"])
+        rows.append([video, *((black, "") if number == 9 else ("", "16,12,30,20; 70,50,30,30"))])
     with open(folder / "catalog.csv", "w", newline="") as file:
-        csv.writer(file).writerows([["video", "boxes"], *rows])
+        csv.writer(file).writerows([["video", "mask", "boxes"], *rows])
     return folder / "catalog.csv"
 
 

@@ -18,7 +18,7 @@ from sttn_ray.errors import ConfigError
 from sttn_ray.masks.boxes import draw_boxes, parse_boxes
 from sttn_ray.masks.hole import make_hole
 from tests.end_to_end.test_kills import watched_records
-from tests.media import audio_packet_hash, frame_times, make_damaged_copy, make_video
+from tests.media import audio_packet_hash, frame_times, make_black_mask, make_damaged_copy, make_video
 from tests.processes import ROOT, Program, files_in, kill_ray_process, start, wait_until
 
 BOX = "16,12,30,20"
@@ -49,9 +49,10 @@ def test_a_catalog_is_done_and_what_is_bad_is_a_row(
     whole = make_video(tmp_path / "whole.mp4", num_frames=40)
     make_damaged_copy(whole, films / "damaged.mp4", start=0.5, stop=0.7)
     (films / "words.mp4").write_text("not a video")
-    rows = [f'films/{p.name},"{BOX}"' for p in sorted(films.iterdir()) if p.name != "plain.mp4"]
-    rows += ['films/plain.mp4,"10,10,20,20@90-99"', f'films/absent.mp4,"{BOX}"']
-    (tmp_path / "catalog.csv").write_text("video,boxes\n" + "\n".join(rows) + "\n")
+    make_black_mask(tmp_path / "black.png")
+    rows = [f'films/{p.name},,"{BOX}"' for p in sorted(films.iterdir()) if p.name != "plain.mp4"]
+    rows += ["films/plain.mp4,black.png,", f'films/absent.mp4,,"{BOX}"']
+    (tmp_path / "catalog.csv").write_text("video,mask,boxes\n" + "\n".join(rows) + "\n")
     words = (
         f"inpaint.catalog={tmp_path / 'catalog.csv'}",
         f"inpaint.output={tmp_path / 'out'}",

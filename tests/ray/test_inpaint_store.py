@@ -14,7 +14,7 @@ from pipelines import inpaint
 from sttn_ray.config import load_experiment
 from sttn_ray.model.generator import Generator, GeneratorConfig
 from sttn_ray.model.weights import save_generator
-from tests.media import make_damaged_copy, make_images, make_video, zip_folder
+from tests.media import make_black_mask, make_damaged_copy, make_images, make_video, zip_folder
 from tests.processes import Program
 from tests.ray.conftest import start_ray, without_shared_ray
 from tests.ray.test_inpaint_limits import begin as start_job
@@ -35,9 +35,10 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_video(folder / "films/matroska.mkv", num_frames=20)
     make_video(folder / "films/plain.mp4", num_frames=12, seed=3)
     make_damaged_copy(folder / "films/sound.mp4", folder / "films/damaged.mp4", start=0.5, stop=0.7)
-    boxes = dict.fromkeys(("sound.mp4", "matroska.mkv", "damaged.mp4"), BOX) | {"plain.mp4": "10,10,20,20@90-99"}
-    rows = [f'films/{name},"{box}"' for name, box in boxes.items()]
-    (folder / "catalog.csv").write_text("video,boxes\n" + "\n".join(rows) + "\n")
+    make_black_mask(folder / "black.png")
+    rows = [f'films/{name},,"{BOX}"' for name in ("sound.mp4", "matroska.mkv", "damaged.mp4")]
+    rows.append("films/plain.mp4,black.png,")
+    (folder / "catalog.csv").write_text("video,mask,boxes\n" + "\n".join(rows) + "\n")
     config = GeneratorConfig(channels=16, num_blocks=1, width=96, height=48, mask_keys=True)
     save_generator(folder / "tiny.pt", Generator(config))
     return folder

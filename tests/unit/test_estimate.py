@@ -8,8 +8,8 @@ import pytest
 from sttn_ray.catalog.estimate import describe_bytes, describe_estimate, estimate_job, plan_facts
 from sttn_ray.catalog.items import single_item
 from sttn_ray.catalog.plan import plan_video
-from tests.media import make_video
-from tests.unit.test_preview import BOX, SETTINGS
+from tests.media import make_black_mask, make_video
+from tests.unit.test_preview import SETTINGS
 
 JOB = {"frames_per_s": 2.0, "num_processes": 4, "codec": "libx264", "crf": 16}
 
@@ -53,7 +53,7 @@ def test_facts_of_a_plan(tmp_path: Path):
     }
     rest = plan_facts(plan, [1, 2])
     assert (rest["frames"], rest["hole_frames"], rest["segments"]) == (14, 5, 2)
-    (item,) = single_item(str(video), None, f"{BOX}@90-99")
+    (item,) = single_item(str(video), str(make_black_mask(tmp_path / "black.png", width=64, height=96)), None)
     assert plan_facts(plan_video(item, SETTINGS), [])["status"] == "copied"
 
 

@@ -19,7 +19,7 @@ from sttn_ray.catalog.publish import (
 from sttn_ray.catalog.records import ItemDir
 from sttn_ray.completion.schedule import Schedule
 from sttn_ray.errors import MaskError, VideoError
-from tests.media import make_video, mux_together
+from tests.media import make_black_mask, make_video, mux_together
 from tests.plans import SETTINGS, do_segment
 
 
@@ -45,16 +45,16 @@ def test_plan_survives_json(item: Item, boxes: str | None):
     assert Plan.from_dict(json.loads(json.dumps(plan.as_dict()))) == plan
 
 
-def test_plan_counts_the_frames_with_a_hole(item: Item):
+def test_plan_counts_the_frames_with_a_hole(item: Item, tmp_path: Path):
     plan = plan_video(replace(item, mask=None, boxes="30,20,20,10@0.48-0.88"), SETTINGS)
     assert plan.hole_frames == (0, 8, 2)  # frames 12 to 21
-    empty = plan_video(replace(item, mask=None, boxes="30,20,20,10@99-"), SETTINGS)
+    empty = plan_video(replace(item, mask=str(make_black_mask(tmp_path / "black.png")), boxes=None), SETTINGS)
     assert empty.hole_frames == (0, 0, 0)
     assert not empty.has_hole
 
 
-def test_empty_mask_is_an_error_where_a_hole_is_required(item: Item):
-    empty = replace(item, mask=None, boxes="30,20,20,10@99-")
+def test_empty_mask_is_an_error_where_a_hole_is_required(item: Item, tmp_path: Path):
+    empty = replace(item, mask=str(make_black_mask(tmp_path / "black.png")), boxes=None)
     with pytest.raises(MaskError, match=r"the mask of .*film\.mp4 is empty \(inpaint\.require_hole is set\)"):
         plan_video(empty, replace(SETTINGS, require_hole=True))
 

@@ -17,13 +17,11 @@ from sttn_ray.config import load_experiment
 from sttn_ray.model.generator import Generator, GeneratorConfig
 from sttn_ray.model.weights import save_generator
 from sttn_ray.storage import file_sha256
-from tests.media import make_video
+from tests.media import make_black_mask, make_video
 from tests.processes import ROOT
 
 HEAVY = {"torch", "av", "cv2", "ray", "pyarrow", "s3fs"}
 PROGRAMS = ["pipelines.inpaint", "pipelines.build_shards", "pipelines.demo", "sttn_ray.train", "sttn_ray.tune"]
-# The box comes after the end: there is no hole, and the video is copied.
-NEVER = "10,10,20,20@90-99"
 
 
 def started(*words: str) -> tuple[subprocess.CompletedProcess[str], set[str]]:
@@ -59,12 +57,13 @@ def finished(tmp_path: Path) -> list[str]:
         checkpoint, Generator(GeneratorConfig(channels=16, num_blocks=1, width=96, height=48, mask_keys=True))
     )
     video = make_video(tmp_path / "film.mp4", num_frames=6)
-    (item,) = single_item(str(video), None, NEVER)
+    mask = make_black_mask(tmp_path / "black.png")  # the video is copied
+    (item,) = single_item(str(video), str(mask), None)
     output = tmp_path / "out"
     settings = make_settings(load_experiment([]), "cuda", file_sha256(checkpoint), precision="bf16")
     claim_output(output, settings)
     publish_copy(ItemDir(output, item.output), plan_video(item, settings))
-    request = {"video": video, "boxes": NEVER, "output": output, "checkpoint": checkpoint}
+    request = {"video": video, "mask": mask, "output": output, "checkpoint": checkpoint}
     return [f"inpaint.{name}={value}" for name, value in request.items()]
 
 
