@@ -80,6 +80,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     of_head = {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1", "RAY_enable_autoscaler_v2": "1"}
     of_head |= {"RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID}
     command = [str(BIN / "ray"), "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}"]
+    command.append("--dashboard-agent-listen-port=0")  # by default the same for all Rays of a machine
     command += [f"--num-cpus={HEAD_CPUS}", f"--object-store-memory={STORE_BYTES}"]
     command += [f"--autoscaling-config={folder}/autoscaling.json"]
     with open(folder / "log", "wb") as log:

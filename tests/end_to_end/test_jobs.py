@@ -53,6 +53,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     environment.pop("RAY_ADDRESS", None)
     port, dashboard = free_port(), free_port()
     command = [str(BIN / "ray"), "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}"]
+    command.append("--dashboard-agent-listen-port=0")  # by default the same for all Rays of a machine
     with open(folder / "log", "wb") as log:
         # Not `ray stop`, which ends every Ray of this machine.
         process = subprocess.Popen(
