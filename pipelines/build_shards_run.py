@@ -21,13 +21,14 @@ from sttn_ray.config import Experiment
 from sttn_ray.corpus import Entry, find_entries
 from sttn_ray.errors import ConfigError, CorpusError, ShardError, failed_outcome
 from sttn_ray.model.generator import PRESETS
-from sttn_ray.paths import StoragePath, as_path, is_remote, use_endpoint
+from sttn_ray.paths import StoragePath, as_path, is_file, is_remote, use_endpoint
 from sttn_ray.report.samples import sample_sheet
 from sttn_ray.selection import Wanted, select_by_manifest, select_listed, select_matching
 from sttn_ray.shards.jobs import find_source, shards_to_do, write_shard
-from sttn_ray.shards.plan import frame_spans, grow_plan
-from sttn_ray.shards.read import INDEX_FILE, read_index
+from sttn_ray.shards.plan import Range, frame_spans, grow_plan
+from sttn_ray.shards.read import INDEX_FILE, read_index, read_index_table
 from sttn_ray.shards.records import ShardsDir
+from sttn_ray.shards.splits import fill_empty_side, planned_splits, resplit, set_splits
 from sttn_ray.shards.tables import INDEX_SCHEMA
 from sttn_ray.shards.verify import verify_shards
 from sttn_ray.shards.videos import (
@@ -36,7 +37,6 @@ from sttn_ray.shards.videos import (
     count_clips,
     mark_unusable,
     refuse_too_many_failures,
-    set_splits,
     to_plan,
 )
 from sttn_ray.shards.write import IndexRow, ShardSettings
@@ -98,28 +98,40 @@ def run(experiment: Experiment) -> int:
     interval_s, max_error_fraction = experiment.run.log_interval_s, experiment.corpus.max_error_fraction
     videos = _index_videos(root, wanted, shards, experiment)
     mark_unusable(videos, min_clip_frames=settings.min_clip_frames)
-    set_splits(videos, experiment.corpus.validation_share)
+    plan = shards.read_plan()
+    published = _published(shards, plan)
+    share = experiment.corpus.validation_share
+    set_splits(videos, share, planned=planned_splits(plan), published=published)
     refuse_too_many_failures(_failed(videos), len(videos), max_error_fraction)
+    known = {row["sha256"] for row in videos}
+    short = {sha256[:16] for sha256 in known}
+    others = [
+        split for sha256, split in planned_splits(plan).items() if sha256[:16] in published and sha256 not in known
+    ]
+    if moved := fill_empty_side(videos, [row for row in videos if row["status"] == "done"], share, others=others):
+        _tell_moved(moved, share)
+        plan = resplit(plan, moved["sha256"], moved["split"])
     plan = grow_plan(
-        shards.read_plan(),
+        plan,
         to_plan(videos),
         clip_frames=settings.clip_frames,
         min_clip_frames=settings.min_clip_frames,
         clips_per_shard=settings.clips_per_shard,
     )
-    shards.write_plan(plan)
     usable = {row["sha256"]: row for row in videos if row["status"] == "done"}
-    todo = shards_to_do(root, plan, usable, corpus, experiment.shards.masks_per_family)
-    index, faults, failed = _write_shards(root, shards, todo, settings, experiment.run.seed, interval_s)
-    for row in failed:
-        log.error("%s: not written: %s", shown(row["file"]), row["reason"])
-    # Object masks that cannot be read are left out; a missing file of clips would be a hole in the corpus.
-    if missing := [row for row in failed if row["is_unexpected"] or not row["file"].startswith("masks/objects-")]:
-        raise ShardError(
-            f"{shards.folder}: {len(missing)} of {len(todo)} shards were not written, so {INDEX_FILE} was not written; "
-            "mend the cause and give the same command again"
-        )
-    count_clips(videos, index, faults)
+    while True:
+        shards.write_plan(plan)
+        todo = shards_to_do(root, plan, usable, corpus, experiment.shards.masks_per_family)
+        index, faults, failed = _write_shards(root, shards, todo, settings, experiment.run.seed, interval_s)
+        _refuse_missing(failed, len(todo), shards)
+        count_clips(videos, index, faults)
+        # All videos of a side may have failed.
+        others = [row["split"] for row in index if row["table"] == "clips" and row["id"].split("-")[0] not in short]
+        moved = fill_empty_side(videos, [row for row in videos if row["clips"]], share, others=others)
+        if moved is None:
+            break
+        _tell_moved(moved, share)
+        plan = resplit(plan, moved["sha256"], moved["split"])
     _write_table(shards.folder / "videos.parquet", videos, VIDEOS_SCHEMA)
     refuse_too_many_failures(_failed(videos), len(videos), max_error_fraction)
     if not any(row["table"] == "clips" for row in index):
@@ -129,11 +141,45 @@ def run(experiment: Experiment) -> int:
     _write_table(shards.folder / INDEX_FILE, index, INDEX_SCHEMA)
     _write_sheet(shards.folder, experiment)
     status = _report(videos, index, shards, time.monotonic() - start_s)
-    known = {row["sha256"] for row in videos}
     gone = {fault["sha256"]: fault["reason"] for fault in faults if fault["sha256"] not in known}
     for reason in gone.values():
         log.error("%s", reason)
     return 1 if failed or gone else status
+
+
+def _published(shards: ShardsDir, plan: Sequence[Sequence[Range]]) -> set[str]:
+    """The first digits of the sha256 of videos whose clips a training may have seen."""
+    if not is_file(shards.folder / INDEX_FILE):
+        return set()
+    try:
+        rows = read_index_table(shards.folder).to_pylist()
+    except ShardError:  # damaged
+        return {sha256[:16] for sha256 in planned_splits(plan)}
+    return {row["id"].split("-")[0] for row in rows if row["table"] == "clips"}
+
+
+def _tell_moved(video: Row, validation_share: float) -> None:
+    log.info(
+        "%s: goes to %s, where corpus.validation_share=%g leaves no video by content alone",
+        shown(video["path"]),
+        video["split"],
+        validation_share,
+    )
+
+
+def _refuse_missing(failed: Sequence[Row], num_shards: int, shards: ShardsDir) -> None:
+    """Tell which shards failed; those of object masks that cannot be read are left out, a clip's would be a hole.
+
+    Raises:
+        ShardError: shards of clips are missing.
+    """
+    for row in failed:
+        log.error("%s: not written: %s", shown(row["file"]), row["reason"])
+    if missing := [row for row in failed if row["is_unexpected"] or not row["file"].startswith("masks/objects-")]:
+        raise ShardError(
+            f"{shards.folder}: {len(missing)} of {num_shards} shards were not written, so {INDEX_FILE} was not either; "
+            "mend the cause and give the same command again"
+        )
 
 
 def _check(experiment: Experiment) -> None:
@@ -309,6 +355,10 @@ def _report(videos: Sequence[Row], index: Sequence[IndexRow], shards: ShardsDir,
     statuses = Counter(row["status"] for row in videos)
     clips = [row for row in index if row["table"] == "clips"]
     frames = sum(row["num_frames"] for row in clips)
+    for split in ("train", "validation"):
+        own = [row for row in clips if row["split"] == split]
+        count = len({row["id"].split("-")[0] for row in own})
+        log.info("%s: %d clips of %d video%s", split, len(own), count, "s"[: count != 1])
     log.info(
         "%d clips (%d frames, %.1f MB; %s) and %d masks of %d videos (%s), in %.0f s; index: %s%s",
         len(clips),

@@ -216,7 +216,10 @@ def has_validation(num_clips: int, shards_dir: str) -> bool:
     try:
         return bool(num_clips) and bool(read_index(shards_dir, "validation").clips)
     except ShardError:
-        log.info("%s: no clips for validation; corpus.validation_share of build_shards keeps some", shards_dir)
+        log.info(
+            "%s: no clips for validation; with corpus.validation_share above 0 build_shards keeps some of two videos",
+            shards_dir,
+        )
         return False
 
 

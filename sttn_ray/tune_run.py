@@ -356,8 +356,8 @@ def _check(experiment: Experiment) -> tuple[list[Dimension], int]:
     shards_dir = str(absolute(experiment.shards.dir or ""))
     if not train_run.has_validation(experiment.train.validation_clips, shards_dir):
         faults.append(
-            f"{shards_dir}: trials are judged by validation, for which there are no clips; build shards with "
-            "corpus.validation_share, and give train.validation_clips"
+            f"{shards_dir}: trials are judged by validation, for which there are no clips; build shards of "
+            "two videos or more with corpus.validation_share above 0, and give train.validation_clips"
         )
     if faults:
         raise ConfigError(*faults)

@@ -85,11 +85,6 @@ def grow_plan(
     return [*(list(shard) for shard in plan), *added]
 
 
-def split_of(sha256: str, validation_share: float) -> str:
-    """ "train" or "validation", by a video's content alone: a video that comes or goes moves no other."""
-    return "validation" if int(sha256[:8], 16) < validation_share * 2**32 else "train"
-
-
 def contiguous_runs(ranges: Collection[Range]) -> list[list[Range]]:
     """Ranges in order, those that follow each other in one video together: they are decoded in one go."""
     runs: list[list[Range]] = []

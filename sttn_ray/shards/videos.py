@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from sttn_ray.errors import CorpusError, describe_failures, failed_outcome
-from sttn_ray.shards.plan import Video, split_of
+from sttn_ray.shards.plan import Video
 
 Row = dict[str, Any]
 
@@ -48,12 +48,6 @@ def mark_unusable(videos: Iterable[Row], *, min_clip_frames: int) -> None:
             row |= {"status": "duplicate", "step": "plan", "reason": f"the same content as {first[row['sha256']]}"}
         else:
             first[row["sha256"]] = row["path"]
-
-
-def set_splits(videos: Iterable[Row], validation_share: float) -> None:
-    """Give every video that has no split yet the one of its content."""
-    for row in videos:
-        row["split"] = row["split"] or (split_of(row["sha256"], validation_share) if row["sha256"] else "")
 
 
 def to_plan(videos: Iterable[Row]) -> list[Video]:

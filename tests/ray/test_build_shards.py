@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from PIL import Image
 
 from pipelines import build_shards
 from sttn_ray.config import load_experiment
+from sttn_ray.corpus import Entry, index_source
 from sttn_ray.errors import ConfigError, CorpusError
 from sttn_ray.shards.read import read_clip, read_index
 from sttn_ray.shards.verify import verify_shards
@@ -248,6 +250,80 @@ def test_a_video_that_was_away_comes_back(tmp_path: Path, caplog: pytest.LogCapt
     (tmp_path / "a.mp4").rename(root / "a.mp4")
     assert build(root, folder) == 0
     assert contents(folder) == whole
+
+
+def splits_of(folder: Path) -> dict[str, str]:
+    """The split of every video that has clips."""
+    rows = [row for row in rows_of(folder, "index") if row["table"] == "clips"]
+    assert {(row["source"], row["split"]) for row in rows} == {
+        (row["source"], row["split"]) for row in clip_rows(folder)
+    }
+    return {row["source"]: row["split"] for row in rows}
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_small_corpus_keeps_a_video_for_validation_also_as_it_grows(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    caplog.set_level("INFO")
+    root, folder = tmp_path / "videos", tmp_path / "shards"
+    few = "corpus.validation_share=0.000001"
+    make_images(root / "a", make_pictures(10, seed=1))
+    assert build(root, folder, few) == 0
+    assert splits_of(folder) == {"a": "train"}
+    make_images(root / "b", make_pictures(10, seed=2))
+    assert build(root, folder, few) == 0
+    assert splits_of(folder) == {"a": "train", "b": "validation"}
+    assert "b: goes to validation, where corpus.validation_share=1e-06 leaves no video by content alone" in caplog.text
+    assert "train: 1 clips of 1 video\n" in "".join(f"{message}\n" for message in caplog.messages)
+    for seed in range(3, 7):
+        make_images(root / str(seed), make_pictures(10, seed=seed))
+    assert build(root, folder, few) == 0
+    assert {path for path, split in splits_of(folder).items() if split == "validation"} == {"b"}
+    assert verify_shards(folder).faults == []
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_split_whose_videos_fail_gets_another(tmp_path: Path):
+    root, folder = tmp_path / "videos", tmp_path / "shards"
+    for seed, name in enumerate(("a", "b", "broken")):
+        make_images(root / name, make_pictures(10, seed=seed))
+    path = root / "broken/7.png"
+    cut = path.read_bytes()[:3000]
+    for number in range(256):  # until it is the first by content, which validation gets
+        path.write_bytes(cut + bytes([number]))
+        found = {
+            n: index_source(str(root), Entry(n, "frames"), frames_fps=Fraction(24)).sha256 for n in os.listdir(root)
+        }
+        if min(found, key=found.__getitem__) == "broken":
+            break
+    assert build(root, folder, "corpus.validation_share=0.000001") == 1
+    assert videos_of(folder)["broken"]["status"] == "failed"
+    assert sorted(splits_of(folder).values()) == ["train", "validation"]
+    assert verify_shards(folder).faults == []
+    before = contents(folder)
+    assert build(root, folder, "corpus.validation_share=0.000001") == 1
+    assert contents(folder) == before
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_zip_of_several_videos_gives_a_video_a_folder(tmp_path: Path):
+    root, folder = tmp_path / "videos", tmp_path / "shards"
+    ids = [(np.arange(96) // 8 == number)[None].repeat(64, 0).astype(np.uint8) for number in range(7)]
+    for seed, name in enumerate(("bear", "cow")):
+        make_images(tmp_path / f"DAVIS/JPEGImages/480p/{name}", make_pictures(10, seed=seed))
+        make_images(tmp_path / f"DAVIS/Annotations/480p/{name}", ids)
+    root.mkdir()
+    shutil.make_archive(str(root / "DAVIS"), "zip", tmp_path, "DAVIS")
+    assert build(root, folder) == 0
+    paths = [f"DAVIS.zip/DAVIS/JPEGImages/480p/{name}" for name in ("bear", "cow")]
+    assert {path: row["clips"] for path, row in videos_of(folder).items()} == dict.fromkeys(paths, 1)
+    masks = {row["source"] for row in rows_of(folder, "index") if row["table"] == "masks" and row["source"]}
+    assert masks == {f"DAVIS.zip/DAVIS/Annotations/480p/{name}" for name in ("bear", "cow")}
+    before, stamps = contents(folder), times(folder)
+    assert build(root, folder) == 0
+    assert (contents(folder), times(folder)) == (before, stamps)
+    shutil.copytree(tmp_path / "DAVIS", tmp_path / "unpacked/DAVIS")
+    assert build(tmp_path / "unpacked", tmp_path / "same") == 0
+    assert [row["frames"] for row in clip_rows(tmp_path / "same")] == [row["frames"] for row in clip_rows(folder)]
 
 
 @pytest.mark.usefixtures("cluster")

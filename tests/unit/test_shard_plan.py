@@ -1,16 +1,13 @@
 """Which clips a video gives, and in which shard they lie."""
 
-import hashlib
 from collections.abc import Sequence
-from itertools import pairwise
 from math import inf
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from sttn_ray.errors import CorpusError
-from sttn_ray.shards.plan import Range, Video, clip_ranges, contiguous_runs, frame_spans, grow_plan, split_of
+from sttn_ray.shards.plan import Range, Video, clip_ranges, contiguous_runs, frame_spans, grow_plan
 from sttn_ray.shards.records import ShardsDir
 
 
@@ -97,28 +94,6 @@ def test_parts_of_a_video_and_their_split_are_planned():
     for other in (video._replace(spans=[(3, 30)]), video._replace(split="train")):
         with pytest.raises(CorpusError, match=r"choose another shards\.dir"):
             grow_plan(plan, [other], **settings)
-
-
-def test_splits_have_the_share_that_was_asked_for():
-    hashes = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(20000)]
-    for share in (0.05, 0.3):
-        in_validation = [split_of(sha256, share) == "validation" for sha256 in hashes]
-        assert np.mean(in_validation) == pytest.approx(share, abs=0.01)
-        # A video's neighbors say nothing about it.
-        pairs = np.mean([a and b for a, b in pairwise(in_validation)])
-        assert pairs == pytest.approx(share**2, abs=0.01)
-
-
-@pytest.mark.parametrize("sha256", ["0" * 64, "f" * 64])
-def test_extreme_shares(sha256: str):
-    assert split_of(sha256, 0.0) == "train"
-    assert split_of(sha256, 1.0) == "validation"
-
-
-def test_a_larger_share_keeps_what_was_in_validation():
-    hashes = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(1000)]
-    few = {sha256 for sha256 in hashes if split_of(sha256, 0.1) == "validation"}
-    assert few < {sha256 for sha256 in hashes if split_of(sha256, 0.2) == "validation"}
 
 
 def test_contiguous_runs():
