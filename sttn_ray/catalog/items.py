@@ -104,6 +104,7 @@ def _named(rows: Sequence[dict[str, Any]], folder: str, *, needs_mask: bool = Tr
             items.append(Item(video=odd, mask=None, boxes=None, output="", fault=f"{odd}: the row is no plain text"))
             continue
         text = {name: str(row.get(name) or "").strip() for name in COLUMNS}
+        mask = _absolute(row.get("mask"), folder)
         fault = None
         if not video:
             fault = "the row names no video"
@@ -120,7 +121,7 @@ def _named(rows: Sequence[dict[str, Any]], folder: str, *, needs_mask: bool = Tr
         items.append(
             Item(
                 video=video,
-                mask=_absolute(text["mask"], folder) or None,
+                mask=mask or None,
                 boxes=text["boxes"] or None,
                 output=_without_suffix(PurePosixPath(name)) if parts else "",
                 fault=fault,
@@ -166,9 +167,14 @@ def _with_fault(item: Item, fault: str) -> Item:
 
 
 def _absolute(path: Any, folder: str) -> str:
-    """A row's path as it is found from a catalog's folder; a key of a store that is named in full may hold `..`."""
-    text = str(path or "").strip()
-    if not text or is_remote(text):
+    """A row's path as it is found from a catalog's folder; a key of a store that is named in full may hold `..`.
+
+    Blanks around it count where a file of this machine has them in its name.
+    """
+    text = str(path or "")
+    if text != text.strip() and not os.path.lexists(os.path.join(folder, text)):
+        text = text.strip()
+    if not text.strip() or is_remote(text):
         return text
     if is_remote(folder) and not os.path.isabs(text):
         bucket, _, key = folder.removeprefix("s3://").partition("/")

@@ -1,9 +1,11 @@
 """Catalogs: what their rows ask for, and which rows cannot be done."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -216,6 +218,24 @@ def test_unknown_columns_are_named(tmp_path: Path):
         ("a.csv", "video,mask\na.mp4,m.png\nb.mp4,m.png,x\n", "line 3 has another number of fields"),
         ("a.jsonl", '{"video": "a.mp4"}\n\n[1]\n', "line 3 is not an object"),
         ("a.jsonl", '{"video": "a.mp4"\n', "cannot be read as a catalog"),
+        ("a.jsonl", '{"video": "a.mp4"}\n\n{"video": a.mp4}\n', "line 3 is not JSON: Expecting value at column 11"),
+        ("a.jsonl", '[{"video": "a.mp4"}]', "line 1 is not an object; expected one a line"),
+        ("a.jsonl", '{"video": "a.mp4", "video": "b.mp4"}', "line 1: video is said several times"),
+        ("a.jsonl", '{"video": ["a.mp4"]}', "line 1: video is a list"),
+        ("a.jsonl", '{"video": ' + "[" * 5000 + "]" * 5000 + "}", "line 1 is nested too deeply"),
+        ("a.jsonl", '{"video": "a.mp4"}\n{"video": ' + "9" * 5000 + "}", "line 2: Exceeds the limit"),
+        ("a.csv", "video,mask,mask\na.mp4,m.png,n.png\n", "several columns are named mask; keep one"),
+        (
+            "a.csv",
+            "a.mp4,m.png\nb.mp4,m.png\n",
+            "unknown columns a.mp4, m.png; expected boxes, mask, output, video; if",
+        ),
+        ("a.csv", "video,boxes\na.mp4,10,20,300,80\n", "(5, not 2); a field that holds , must stand in double quotes"),
+        ("a.csv", "video;boxes\na.mp4;1,2,3,4;5,6,7,8\n", "a field that holds ; must stand in double quotes"),
+        ("a.csv", 'video,mask\na.mp4,m.png\nb.mp4,"m.png\nc.mp4,m.png\n', "a quote that opens in line 3 is not closed"),
+        ("a.csv", "video,mask,\na.mp4,m.png,\nb.mp4,m.png,x\n", "line 3 has another number of fields"),
+        ("a.csv", "video,,mask\na.mp4,x,m.png\n", "line 2: 'x' stands in a column without a name"),
+        ("a.csv", "PK\3\4workbook", "it is a workbook, not text; save it as 'CSV UTF-8'"),
         ("a.parquet", "no parquet", "cannot be read as a catalog"),
         ("a.txt", "video\n", "a catalog is a file ending in .csv, .jsonl, .parquet"),
     ],
@@ -227,6 +247,63 @@ def test_catalogs_that_are_none(tmp_path: Path, name: str, text: str, fault: str
 def test_missing_catalog_and_other_encoding(tmp_path: Path):
     with pytest.raises(CatalogError, match=r"none\.csv: no such catalog"):
         read_catalog(str(tmp_path / "none.csv"))
-    (tmp_path / "a.csv").write_bytes("video,mask\nd\u00e9j\u00e0.mp4,m.png\n".encode("latin-1"))
-    with pytest.raises(CatalogError, match=r"a\.csv: cannot be read as a catalog"):
+    (tmp_path / "a.csv").write_bytes("video,mask\na.mp4,m.png\nd\u00e9j\u00e0.mp4,m.png\n".encode("cp1252"))
+    with pytest.raises(
+        CatalogError, match=r"a\.csv: cannot .* line 3 is not UTF-8 \(byte 0xe9\), .*Windows-1252"
+    ) as told:
         read_catalog(str(tmp_path / "a.csv"))
+    advice = re.search(r"iconv -f (\S+) -t (\S+) IN\.csv", str(told.value))
+    text = (tmp_path / "a.csv").read_bytes().decode(advice[1])
+    (tmp_path / "a.csv").write_bytes(text.encode(advice[2]))
+    assert read_catalog(str(tmp_path / "a.csv"))[1].video == str(tmp_path / "d\u00e9j\u00e0.mp4")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_catalogs_as_spreadsheets_write_them(tmp_path: Path, encoding: str, delimiter: str, end: str):
+    rows = [
+        ("Video ", " MASK", "boxes", ""),
+        ("films/\u00fc 1.mp4", "m.png", "", ""),
+        ("", "", "", ""),
+        ("b.mp4", "", '"1,2,3,4;5,6,7,8"', ""),
+    ]
+    lines = [delimiter.join(row) for row in rows]
+    for text in (lines, [f"sep={delimiter}", *lines], [*lines, ""]):
+        (tmp_path / "a.csv").write_bytes(end.join(text).encode(encoding))
+        first, second = read_catalog(str(tmp_path / "a.csv"))
+        assert (first.video, first.mask) == (str(tmp_path / "films/\u00fc 1.mp4"), str(tmp_path / "m.png"))
+        assert (second.video, second.boxes) == (str(tmp_path / "b.mp4"), "1,2,3,4;5,6,7,8")
+        assert (first.fault, second.fault) == (None, None)
+
+
+def test_json_lines_with_a_byte_order_mark(tmp_path: Path):
+    (tmp_path / "a.jsonl").write_bytes('\ufeff{"video": "a.mp4", "mask": "m.png"}\r\n'.encode())
+    assert [item.video for item in read_catalog(str(tmp_path / "a.jsonl"))] == [str(tmp_path / "a.mp4")]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_blanks_of_a_name_count_where_the_file_has_them(tmp_path: Path, suffix: str):
+    for name in ("a.mp4 ", "a.mp4", "b.mp4"):
+        (tmp_path / name).touch()
+    rows = [{"video": name, "mask": "m.png "} for name in ("a.mp4 ", "a.mp4", "b.mp4 ")]
+    items = read_catalog(write_catalog(tmp_path / f"list{suffix}", rows))
+    assert [item.video for item in items] == [str(tmp_path / name) for name in ("a.mp4 ", "a.mp4", "b.mp4")]
+    assert items[0].mask == str(tmp_path / "m.png")
+
+
+def test_large_and_odd_parquet_catalogs_are_refused_soon(tmp_path: Path):
+    def fault(table: pa.Table, **options: Any) -> str:
+        pq.write_table(table, tmp_path / "a.parquet", **options)
+        assert (tmp_path / "a.parquet").stat().st_size < 10**6
+        with pytest.raises(CatalogError) as raised:
+            read_catalog(str(tmp_path / "a.parquet"))
+        return str(raised.value)
+
+    many = pa.table({"video": pa.DictionaryArray.from_arrays(np.zeros(1_000_001, np.int8), ["a.mp4"])})
+    assert "has more than 1000000 rows; split it" in fault(many)
+    long = pa.table({"video": pa.DictionaryArray.from_arrays(np.zeros(100_000, np.int8), ["a" * 70_000])})
+    assert "its column video holds a text of more than 65536 bytes" in fault(long)
+    assert "its column video holds list<" in fault(pa.table({"video": [["a.mp4"]]}))
+    twins = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["video", "video"])
+    assert "several columns are named video" in fault(twins)
