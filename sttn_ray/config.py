@@ -6,13 +6,13 @@ these sections: below them, functions take plain arguments.
 
 import difflib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from sttn_ray.addresses import SECRET_ADVICE, endpoint_fault, holds_secret
+from sttn_ray.bounded_yaml import MAX_CHARACTERS, read_yaml
 from sttn_ray.choices import (
     BOX_SYNTAX,
     FAMILIES,
@@ -27,7 +27,9 @@ from sttn_ray.choices import (
     Preset,
 )
 from sttn_ray.errors import ConfigError
+from sttn_ray.shown import without_secrets
 
+MAX_SHOWN = 200  # characters of a value that is wrong
 Device = Literal["auto", "cuda", "mps", "cpu"]
 
 
@@ -41,8 +43,8 @@ def _read_mapping(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return yaml.safe_load(value)
-    except yaml.YAMLError as error:
+        return read_yaml(value)
+    except ValueError as error:
         raise ValueError("expected a mapping, as in {train.hole_weight: 'uniform(1, 6)'}") from error
 
 
@@ -61,6 +63,13 @@ class Section(BaseModel):
     def _holds_no_secret(cls, value: Any) -> Any:
         if isinstance(value, str) and holds_secret(value):
             raise ValueError(SECRET_ADVICE)
+        return value
+
+    @field_validator("*")
+    @classmethod
+    def _fits_64_bits(cls, value: Any) -> Any:
+        if isinstance(value, int) and abs(value) >= 2**63:
+            raise ValueError("input should be less than 2**63")
         return value
 
 
@@ -437,12 +446,13 @@ def _merge_file(data: dict[str, Any], path: str, faults: list[str]) -> None:
         faults.append(f"{path}: expected a .yaml file or section.key=value")
         return
     try:
-        loaded = yaml.safe_load(Path(path).read_text())
+        with open(path, encoding="utf-8") as file:
+            loaded = read_yaml(file.read(MAX_CHARACTERS + 1))
     except FileNotFoundError:
         faults.append(f"{path}: no such file")
         return
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        faults.append(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}")
+    except (ValueError, OSError) as error:
+        faults.append(f"{path}: cannot be read as YAML: {error}")
         return
     if loaded is None:
         return
@@ -460,5 +470,7 @@ def _fault(detail: Any) -> str:
         near = difflib.get_close_matches(where, known, n=1, cutoff=0)
         hint = f"; did you mean {near[0]}?" if near else ""
         return f"{where}: no such setting{hint}"
-    reason = detail["msg"].removeprefix("Value error, ")
-    return f"{where}={detail['input']}: {reason[0].lower()}{reason[1:]}"
+    value, reason = without_secrets(str(detail["input"])), detail["msg"].removeprefix("Value error, ")
+    if len(value) > MAX_SHOWN:
+        value = f"{value[:MAX_SHOWN]}..."
+    return f"{where}={value}: {reason[0].lower()}{reason[1:]}"

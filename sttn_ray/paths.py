@@ -96,7 +96,8 @@ def as_path(path: str | StoragePath) -> StoragePath:
     if isinstance(path, Path) or not is_remote(path):
         return Path(str(path))
     scheme, _, rest = str(path).partition("://")
-    if scheme != "s3" or not rest.partition("/")[0]:
+    bucket = rest.partition("/")[0]
+    if scheme != "s3" or not bucket or set(bucket) & set("[]"):  # which no library takes for a bucket
         raise ConfigError(f"{path}: expected a local path or s3://bucket/key")
     _start_s3()
     return UPath(str(path), **_OPTIONS)

@@ -93,7 +93,9 @@ def select_by_manifest(entries: Sequence[Entry], path: str) -> list[Wanted]:
     kinds = {entry.path: entry.kind for entry in entries}
     by_path: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        by_path[PurePosixPath(_text(row.get("path"))).as_posix()].append(row)
+        written = PurePosixPath(str(row.get("path") or "")).as_posix()
+        # Blanks around a name count where a video has them.
+        by_path[written if written in kinds else PurePosixPath(_text(row.get("path"))).as_posix()].append(row)
     return [_wanted(name, kinds, parts, path) for name, parts in by_path.items()]
 
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
-import yaml
 
+from sttn_ray.bounded_yaml import read_yaml
 from sttn_ray.errors import ConfigError
 
 Kind = Literal["uniform", "loguniform", "choice", "grid"]
@@ -197,8 +197,8 @@ def _is_searched(key: str) -> bool:
 def _read_text(key: str, told: str) -> tuple[Any, list[Any]]:
     kind, opening, rest = told.strip().partition("(")
     try:
-        values = yaml.safe_load(f"[{rest.removesuffix(')')}]")
-    except yaml.YAMLError:
+        values = read_yaml(f"[{rest.removesuffix(')')}]")
+    except ValueError:
         values = None
     if not opening or not rest.endswith(")") or values is None:
         raise ConfigError(f"tune.space.{key}: {told}: expected {SYNTAX}")
@@ -216,6 +216,6 @@ def _number(value: Any) -> float | None:
     """YAML takes 1e-3 for text, for want of a dot."""
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return number if math.isfinite(number) and not isinstance(value, bool) else None

@@ -254,12 +254,55 @@ def test_value_faults(word: str, fault: str):
         ("crf: 3\n", "expected sections with keys below them"),
         ("encode: {crf: 3\n", "cannot be read as YAML"),
         ("encode:\n  crf: 3: 4\n", "cannot be read as YAML"),
+        ("run: {dir: " + "[" * 5000 + "]" * 5000 + "}\n", "cannot be read as YAML: line 1 is nested more than 20 deep"),
+        ("- " * 5000 + "a\n", "cannot be read as YAML: line 1 is nested more than 20 deep"),
+        (f"run: {{seed: {'9' * 5000}}}\n", "cannot be read as YAML: Exceeds the limit"),
+        ("run: {dir: 2020-99-99}\n", "cannot be read as YAML: month must be in 1..12"),
+        ("run: {dir: !!bool maybe}\n", "cannot be read as YAML: 'maybe'"),
+        ("run: {dir: !!timestamp soon}\n", "cannot be read as YAML"),
+        ("run: &a {dir: *a}\n", "cannot be read as YAML: holds an alias (*) inside of what it stands for"),
+        ("a: " + "x" * 200_000, "cannot be read as YAML: has more than 100000 characters"),
+        (
+            f"a: &a '{'x' * 9999}'\nb: [{','.join(['*a'] * 999)}]\n",
+            "cannot be read as YAML: holds more than 10000 values",
+        ),
     ],
 )
 def test_files_that_are_no_experiment(tmp_path: Path, text: str, fault: str):
     path = write(tmp_path / "a.yaml", text)
     (found,) = faults(path)
     assert found.startswith(f"{path}: {fault}")
+
+
+@pytest.mark.parametrize("levels", [5, 9, 19])
+def test_aliases_that_multiply(tmp_path: Path, levels: int):
+    lines = ["a0: &a0 [lol]", *(f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * 10)}]" for n in range(1, levels))]
+    (fault,) = faults(write(tmp_path / "a.yaml", "\n".join(lines)))
+    assert fault.endswith("cannot be read as YAML: holds more than 10000 values, with those that aliases (*) repeat")
+
+
+@pytest.mark.parametrize("key", ["2020-01-01", "1", "null", "true"])
+def test_keys_that_are_no_words(tmp_path: Path, key: str):
+    (fault,) = faults(write(tmp_path / "a.yaml", f"{key}: {{a: 1}}\n"))
+    assert "keys should be strings" in fault
+
+
+def test_aliases_that_do_not(tmp_path: Path):
+    path = write(tmp_path / "a.yaml", "run: &a {seed: 3}\nencode: {crf: &b 20, threads: *b}\nstorage: {}\n")
+    assert load_experiment([path]).encode.threads == 20
+
+
+def test_values_that_are_wrong_are_not_said_in_full():
+    (fault,) = faults(f"encode.crf={'9' * 100_000}")
+    assert len(fault) < 400
+    (fault,) = faults(f"run.seed={2**63}")
+    assert fault.endswith("input should be less than 2**63")
+
+
+@pytest.mark.parametrize("url", ["http://[x", "http://store:99999", "ftp://store", "store"])
+def test_addresses_that_are_none(url: str):
+    (fault,) = faults(f"storage.endpoint_url={url}")
+    assert "expected http://host:port or https://host" in fault
 
 
 def test_empty_file_is_all_defaults(tmp_path: Path):

@@ -38,10 +38,18 @@ from tests.store import FaultyProxy, client, contents, free_port, upload
 NAMES = ["a.mp4", "b/c d/[1].png", "b/c d/2.png", "b/é?#&+%20.mp4", "b/.hidden/x.mp4", ".x.mp4", "z/deep/er/y.zip"]
 
 
-@pytest.mark.parametrize("path", ["gs://bucket/key", "http://host/film.mp4", "s3:///key", "s3://"])
+@pytest.mark.parametrize(
+    "path", ["gs://bucket/key", "http://host/film.mp4", "s3:///key", "s3://", "s3://[x", "s3://[x/a"]
+)
 def test_other_schemes_are_refused(path: str):
     with pytest.raises(ConfigError, match="expected a local path or s3://bucket/key"):
         as_path(path)
+
+
+def test_an_address_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://[x")
+    with pytest.raises(ConfigError, match=r"AWS_ENDPOINT_URL_S3: expected http"):
+        use_endpoint(None)
 
 
 def test_a_store_is_walked_like_a_folder(tmp_path: Path, store: str, bucket: str):
