@@ -48,7 +48,7 @@ def write_sweep_page(
     charts = [
         parallel_coordinates(marks, scales, objective=metric),
         *(scatter(marks, key, scale, objective=metric) for key, scale in scales.items()),
-        line_chart(_curves(trials), title=f"The best {NUM_CURVES} over their steps", x_label="step", y_label=metric),
+        _steps_chart(trials, metric),
     ]
     page = run_dir / "report" / "index.html"
     with tempfile.TemporaryDirectory(prefix="sttn-ray-") as folder, published(page) as temporary:
@@ -66,7 +66,7 @@ def write_sweep_page(
 
 
 def _text(trials: Sequence[Trial], best: Trial | None, *, num_trials: int, num_steps: int) -> str:
-    told = [f"{num_trials} trials: {tell_counts(trials, num_trials=num_trials)}."]
+    told = [f"{num_trials} trial{'s'[: num_trials != 1]}: {tell_counts(trials, num_trials=num_trials)}."]
     last = None if best is None else last_report(best)
     if best is not None and last is not None:
         told.append(f"The best is {best['trial']}, {last['objective']:.4g} at step {last['step']}.")
@@ -90,10 +90,20 @@ def _mark(trial: Trial, *, is_best: bool) -> Mark:
     )
 
 
+def _steps_chart(trials: Sequence[Trial], metric: str) -> str:
+    """The objective over the steps of the best trials that were judged."""
+    curves = _curves(trials)
+    shown = dict(list(curves.items())[:NUM_CURVES])
+    title = f"The trial{'s'[: len(curves) != 1]} over {'its' if len(curves) == 1 else 'their'} steps"
+    if len(curves) > len(shown):
+        title = f"The best {len(shown)} of {len(curves)} trials over their steps"
+    return line_chart(shown, title=title, x_label="step", y_label=metric)
+
+
 def _curves(trials: Sequence[Trial]) -> Mapping[str, Sequence[tuple[float, float]]]:
-    """Each of the training that the trial holds now, without one that it gave up for another's."""
+    """Each of the training that the trial holds now, without one that it gave up for another's, the best ones first."""
     curves = {}
-    for trial in sorted(trials, key=rank, reverse=True)[:NUM_CURVES]:
+    for trial in sorted(trials, key=rank, reverse=True):
         own = [report for report in trial["reports"] if report["generation"] == len(trial["generations"]) - 1]
         curves[trial["trial"]] = [(report["step"], report["objective"]) for report in own]
     return {name: points for name, points in curves.items() if points}

@@ -155,6 +155,24 @@ def test_a_sweep_is_told_as_a_table(trials: list[Trial]):
     assert rows[-1].strip() == "and 2 more"
 
 
+@pytest.mark.parametrize(
+    ("num_trials", "title"),
+    [
+        (0, "The trials over their steps"),
+        (1, "The trial over its steps"),
+        (4, "The trials over their steps"),
+        (7, "The trials over their steps"),
+        (9, "The best 7 of 9 trials over their steps"),
+    ],
+)
+def test_the_page_says_how_many_trials_a_chart_has(tmp_path: Path, num_trials: int, title: str):
+    trials = [trained(number, [float(number)]) for number in range(num_trials)]
+    trials.append(new_trial(num_trials, {KEY: 1, WORD: "hinge"}))
+    page = write_sweep_page(tmp_path, trials, DIMENSIONS, metric="hole_psnr", num_trials=num_trials + 1, num_steps=30)
+    assert title in page.read_text()
+    assert ("1 trial: " in page.read_text()) == (num_trials == 0)
+
+
 def test_the_page_shows_every_trial(tmp_path: Path, trials: list[Trial]):
     trials[4]["values"][WORD] = "hinge"
     page = write_sweep_page(tmp_path, trials, DIMENSIONS, metric="hole_psnr", num_trials=7, num_steps=30)
