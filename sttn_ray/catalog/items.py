@@ -116,7 +116,7 @@ def _named(rows: Sequence[dict[str, Any]], folder: str, *, needs_mask: bool = Tr
             fault = f"{video}: give a mask or boxes" + (", not both" if text["mask"] else "")
         name = text["output"] or _default_name(video, folder)
         parts = PurePosixPath(name).parts
-        if name and (not parts or PurePosixPath(name).is_absolute() or ".." in parts or parts[0] in _OURS):
+        if name and (not parts or PurePosixPath(name).is_absolute() or ".." in parts or _is_ours(parts, video)):
             fault = f"{video}: its output {name!r} is not a path below the output folder, or one of our own there"
         items.append(
             Item(
@@ -134,6 +134,18 @@ def _named(rows: Sequence[dict[str, Any]], folder: str, *, needs_mask: bool = Tr
         else item
         for item in items
     ]
+
+
+def _is_ours(parts: Sequence[str], video: str) -> bool:
+    """Whether an output, or the copy of a video without a hole in its own container, would be named as our own files.
+
+    Some file systems know no capitals.
+    """
+    names = {parts[0].casefold()}
+    if len(parts) == 1:
+        copy = PurePosixPath(_without_suffix(PurePosixPath(parts[0]))).name + PurePosixPath(video).suffix
+        names.add(copy.casefold())
+    return not names.isdisjoint(_OURS)
 
 
 def _odd_text(row: dict[str, Any]) -> str | None:

@@ -162,6 +162,24 @@ def test_outputs_that_leave_the_folder_are_faults(tmp_path: Path, output: str):
     assert good.fault is None
 
 
+@pytest.mark.parametrize(
+    ("video", "output"),
+    [
+        ("x.parquet", "manifest"),
+        ("x.PARQUET", "Manifest"),
+        ("manifest.parquet", ""),
+        ("a.mp4", "_STTN/a"),
+        ("_sttn", ""),
+    ],
+)
+def test_copies_named_as_our_own_files_are_faults(tmp_path: Path, video: str, output: str):
+    row = {"video": video, "mask": "m.png", "output": output}
+    (item,) = read_catalog(write_catalog(tmp_path / "a.jsonl", [row]))
+    assert "or one of our own there" in (item.fault or "")
+    (item,) = read_catalog(write_catalog(tmp_path / "a.jsonl", [row | {"video": "a.mp4", "output": "manifest"}]))
+    assert item.fault is None
+
+
 def test_outputs_that_collide_are_faults_of_all_of_them(tmp_path: Path):
     names = ("a.mp4", "a.mov", "b.mp4")
     rows = [{"video": name, "mask": "m.png"} for name in names] + [{"video": "c.mp4", "mask": "m", "output": "b"}]
