@@ -206,7 +206,8 @@ def index_source(root: str, entry: Entry, *, frames_fps: Fraction) -> Source:
     """
     if entry.kind == "video":
         path = str(below(root, entry.path))
-        index = index_video(path, on_damage="conceal")  # the ranges that decode are kept, none is concealed
+        # Of a damaged one the ranges that decode are kept, none is concealed.
+        index = index_video(path, interlaced="deinterlace", on_damage="conceal")
         width, height = index.displayed_size
         return Source(
             path=entry.path,

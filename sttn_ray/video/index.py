@@ -19,6 +19,7 @@ from sttn_ray.video.color import ColorFormat, color_format
 from sttn_ray.video.damage import has_good_slices, missing_bytes
 from sttn_ray.video.deinterlace import can_deinterlace
 from sttn_ray.video.hdr import read_hdr
+from sttn_ray.video.headless import lacks_header
 from sttn_ray.video.source import frames_and_errors, open_video
 
 # HEIF and AVIF, also of several pictures, which FFmpeg reads as it does MP4.
@@ -210,6 +211,8 @@ def index_video(path: str, *, interlaced: Interlaced = "refuse", on_damage: OnDa
             pts = _pts_by_decoding(path, header["stream"])
     except av.FFmpegError as error:
         hint = "; a picture, a playlist, or no container of video that is read here" * (error.errno == errno.EINVAL)
+        if lacks_header(path, num_bytes):
+            hint = "; its header, moov, is missing: it was cut off as it was recorded or copied; copy it anew"
         raise VideoError(f"{path}: cannot be read as a video ({error.strerror}{hint})") from error
     if first.pts is None:
         raise VideoError(f"{path}: its frames carry no timestamps; remux it to mp4 or mkv first")

@@ -265,6 +265,13 @@ def test_a_turned_video_has_the_size_that_is_shown(tmp_path: Path):
     assert (source.width, source.height) == (HEIGHT, WIDTH)
 
 
+def test_an_interlaced_video_is_deinterlaced(tmp_path: Path):
+    source = index(make_video(tmp_path / "tv.mp4", num_frames=12, options={"x264-params": "interlaced=1"}))
+    assert source.num_frames == 12
+    pictures = read_pictures(str(tmp_path), source, 0, 12, width=48, height=32, fit="crop")
+    assert len(list(pictures)) == 12
+
+
 @pytest.mark.parametrize("kind", ["frames", "zip"])
 def test_images(tmp_path: Path, kind: Kind):
     folder = make_images(tmp_path / "walk", make_pictures(12))

@@ -224,10 +224,11 @@ def test_a_pixel_format_that_is_not_read_names_the_video(tmp_path: Path):
 
 
 def test_mp4_without_its_end(tmp_path: Path):
-    path = make_video(tmp_path / "a.mp4", num_frames=10)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(VideoError, match="cannot be read as a video"):
-        index_video(str(path))
+    for name, share in (("a.mp4", 0.5), ("a.mov", 0.1), ("b.mp4", 0.9)):
+        path = make_video(tmp_path / name, num_frames=10)
+        path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+        with pytest.raises(VideoError, match=r"cannot be read as a video .*; its header, moov, is missing"):
+            index_video(str(path))
 
 
 def test_sound_alone(tmp_path: Path):
