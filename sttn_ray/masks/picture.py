@@ -141,7 +141,7 @@ def _holds_ids(image: Image.Image, name: str) -> bool:
 def _lost_color(rgb: Rgb, hole: Mask) -> str | None:
     """A color of marks that are bright in a channel and dark to the eye, as red and blue are, beside those that count.
 
-    A dark color that takes more of the picture than black is its background, unless there is nothing else.
+    A single dark color that takes more of the picture than black is the background of a hole that is the smaller part.
     """
     high, low = rgb.max(2), rgb.min(2)
     vivid = ~hole & (high > 127) & (high - low > MIN_SATURATION)
@@ -149,7 +149,10 @@ def _lost_color(rgb: Rgb, hole: Mask) -> str | None:
     solid = cv2.erode(vivid.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
     hues = (rgb > (high // 2)[..., None]) @ np.array([1, 2, 4], np.uint8)
     lost = solid & ~np.isin(hues, np.unique(hues[hole]))
-    if not lost.any() or (hole.any() and np.count_nonzero(high <= MAX_BLACK) < np.count_nonzero(vivid)):
+    if not lost.any():
+        return None
+    is_background = len(np.unique(hues[lost])) == 1 and np.count_nonzero(high <= MAX_BLACK) < np.count_nonzero(vivid)
+    if is_background and 0 < hole.mean() < 0.5:
         return None
     row, column = np.unravel_index(int(lost.argmax()), lost.shape)
     return _color(rgb[row, column])

@@ -173,6 +173,15 @@ def test_dark_marks_beside_bright_ones_are_told(form: str, others: tuple[Color, 
         read(picture(BLACK, *others), form)
 
 
+@pytest.mark.parametrize("form", ["PNG", "JPEG"])
+def test_a_photo_and_red_on_white_are_no_masks(form: str):
+    colors = np.random.default_rng(0).integers(0, 255, (8, 12, 3), dtype=np.uint8)
+    photo = Image.fromarray(colors).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)
+    for image in (photo, picture(WHITE, RED)):
+        with pytest.raises(MaskError, match="is in color, and marks of the color"):
+            read(image, form)
+
+
 def test_bright_marks_in_color_and_dark_backgrounds_count_by_brightness():
     assert np.array_equal(read(picture(BLACK, YELLOW)), make_mark())
     assert np.array_equal(read(picture(BLUE, WHITE)), make_mark())

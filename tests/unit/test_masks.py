@@ -367,7 +367,8 @@ def test_mask_video_of_another_length(index: VideoIndex, tmp_path: Path):
 
 
 def test_damaged_mask_video(index: VideoIndex, tmp_path: Path):
-    path = make_video(tmp_path / "m.mp4", num_frames=NUM_FRAMES)
+    noise = np.random.default_rng(0).random((HEIGHT, WIDTH, 1)).repeat(3, 2)
+    path = make_video(tmp_path / "m.mp4", num_frames=NUM_FRAMES, picture=lambda n: np.roll(noise, n, 0))
     source = mask_source(str(path))
     data = bytearray(path.read_bytes())
     middle = slice(len(data) // 4, len(data) // 2)
