@@ -68,7 +68,8 @@ class Section(BaseModel):
     @field_validator("*")
     @classmethod
     def _fits_64_bits(cls, value: Any) -> Any:
-        if isinstance(value, int) and abs(value) >= 2**63:
+        numbers = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(number, int) and abs(number) >= 2**63 for number in numbers):
             raise ValueError("input should be less than 2**63")
         return value
 
