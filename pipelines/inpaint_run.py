@@ -48,7 +48,7 @@ def run(experiment: Experiment, *, is_dry: bool = False) -> int:
     use_endpoint(experiment.storage.endpoint_url)
     items = _requested_items(experiment)
     output_dir = absolute(options.output or "")
-    refuse_overwriting(items, str(output_dir), options.catalog)
+    refuse_overwriting(items, str(output_dir), options.catalog, options.checkpoint)
     with _checkpoint_file(options.checkpoint or "") as checkpoint:
         checkpoint_sha256 = file_sha256(checkpoint)
         outcomes: dict[int, Row] = {}

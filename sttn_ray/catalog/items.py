@@ -64,8 +64,10 @@ def read_catalog(path: str) -> list[Item]:
     return _named(rows, path.rpartition("/")[0] if is_remote(path) else str(Path(path).absolute().parent))
 
 
-def refuse_overwriting(items: Sequence[Item], output_dir: str, catalog: str | None = None) -> None:
-    """Check that no output would take the place of a video or a mask of the request, nor the manifest of the catalog.
+def refuse_overwriting(
+    items: Sequence[Item], output_dir: str, catalog: str | None = None, checkpoint: str | None = None
+) -> None:
+    """Check that no output would take the place of a file of the request, nor the manifest of the catalog.
 
     Raises:
         ConfigError: which ones it would.
@@ -79,6 +81,14 @@ def refuse_overwriting(items: Sequence[Item], output_dir: str, catalog: str | No
         f"{inputs[target]}: would be overwritten by an output; choose another inpaint.output"
         for target in targets
         if target in inputs
+    ]
+    # Of these it could only be a copy of a video without a hole, in its own container.
+    others = {found: path for path in (catalog, checkpoint) if path for found in (_placed(path), _real(path))}
+    copies = [f"{target}{PurePosixPath(i.video).suffix}" for target, i in zip(targets, usable, strict=True)]
+    faults += [
+        f"{others[copy]}: would be overwritten by an output; choose another inpaint.output"
+        for copy in copies
+        if copy in others
     ]
     if catalog and _placed(f"{output_dir.rstrip('/')}/{MANIFEST}") in (_placed(catalog), _real(catalog)):
         faults.append(f"{catalog}: would be overwritten by the manifest; choose another inpaint.output")

@@ -113,6 +113,16 @@ def test_the_manifest_never_takes_the_place_of_the_catalog(tmp_path: Path):
         refuse_overwriting([], "s3://archive/out", "s3://archive/out/manifest.parquet")
 
 
+def test_a_copy_never_takes_the_place_of_the_catalog_or_the_checkpoint(tmp_path: Path):
+    for name in ("list.csv", "sttn.pth"):
+        row = {"video": f"films/x{Path(name).suffix}", "mask": "m.png", "output": Path(name).stem}
+        items = _named([row], str(tmp_path))
+        other = {"catalog" if name == "list.csv" else "checkpoint": str(tmp_path / name)}
+        refuse_overwriting(items, str(tmp_path / "out"), **other)
+        with pytest.raises(ConfigError, match=f"{name}: would be overwritten by an output"):
+            refuse_overwriting(items, str(tmp_path), **other)
+
+
 def test_a_catalog_in_a_store_may_name_videos_on_a_disk():
     row = {"video": "/mnt/films/a.mp4", "mask": "masks/a.png"}
     (item,) = _named([row], "s3://archive/lists")
