@@ -20,7 +20,7 @@ from sttn_ray.catalog.records import ItemDir, claim_output
 from sttn_ray.completion.schedule import Schedule
 from sttn_ray.errors import ConfigError, StorageError, VideoError
 from sttn_ray.storage import file_sha256
-from tests.media import audio_packet_hash, frame_hashes, frame_times, make_video
+from tests.media import audio_packet_hash, frame_hashes, frame_times, make_black_mask, make_video
 from tests.plans import SETTINGS, do_segment
 
 
@@ -112,7 +112,7 @@ def test_published_twice_is_the_same_bytes(work: tuple[ItemDir, Plan]):
 
 
 def test_a_video_without_a_hole_is_copied(item: Item, tmp_path: Path):
-    plan = plan_video(replace(item, mask=None, boxes="1,2,3,4@99-"), SETTINGS)
+    plan = plan_video(replace(item, mask=str(make_black_mask(tmp_path / "black.png")), boxes=None), SETTINGS)
     item_dir = ItemDir(tmp_path / "out", item.output)
     outcome = publish_copy(item_dir, plan)
     assert (outcome["status"], outcome["output"]) == ("copied", "day/film.mp4")
@@ -120,7 +120,7 @@ def test_a_video_without_a_hole_is_copied(item: Item, tmp_path: Path):
 
 
 def test_a_copy_that_is_not_what_was_read_is_not_published(item: Item, tmp_path: Path):
-    plan = plan_video(replace(item, mask=None, boxes="1,2,3,4@99-"), SETTINGS)
+    plan = plan_video(replace(item, mask=str(make_black_mask(tmp_path / "black.png")), boxes=None), SETTINGS)
     item_dir = ItemDir(tmp_path / "out", item.output)
     with pytest.raises(VideoError, match=r"film\.mp4: its copy is not what was read before; run again"):
         publish_copy(item_dir, replace(plan, index=replace(plan.index, sha256="0" * 64)))
@@ -129,7 +129,10 @@ def test_a_copy_that_is_not_what_was_read_is_not_published(item: Item, tmp_path:
 
 def test_a_copy_keeps_its_own_container(item: Item, tmp_path: Path):
     video = make_video(tmp_path / "films" / "film.1.webm", num_frames=4, codec="libvpx-vp9")
-    plan = plan_video(replace(item, video=str(video), mask=None, boxes="1,2,3,4@99-", output="film.1"), SETTINGS)
+    plan = plan_video(
+        replace(item, video=str(video), mask=str(make_black_mask(tmp_path / "black.png")), boxes=None, output="film.1"),
+        SETTINGS,
+    )
     assert plan.output == "film.1.mkv"
     outcome = publish_copy(ItemDir(tmp_path / "out", "film.1"), plan)
     assert outcome["output"] == "film.1.webm"
@@ -139,7 +142,12 @@ def test_a_copy_keeps_its_own_container(item: Item, tmp_path: Path):
 def test_a_copy_without_a_suffix_is_recorded_by_its_name(item: Item, tmp_path: Path):
     video = tmp_path / "films" / "film"
     video.write_bytes(Path(item.video).read_bytes())
-    plan = plan_video(replace(item, video=str(video), mask=None, boxes="1,2,3,4@99-", output="S01.E01"), SETTINGS)
+    plan = plan_video(
+        replace(
+            item, video=str(video), mask=str(make_black_mask(tmp_path / "black.png")), boxes=None, output="S01.E01"
+        ),
+        SETTINGS,
+    )
     outcome = publish_copy(ItemDir(tmp_path / "out", "S01.E01"), plan)
     assert (tmp_path / "out" / outcome["output"]).read_bytes() == video.read_bytes()
     assert outcome_if_current(ItemDir(tmp_path / "out", "S01.E01"), plan.inputs, plan.settings_hash) == outcome
