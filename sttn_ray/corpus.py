@@ -16,7 +16,7 @@ from PIL import Image
 
 from sttn_ray.choices import Fit
 from sttn_ray.errors import CorpusError, SttnError
-from sttn_ray.images import ErrorClass, image_files, image_names, is_image, natural_key, open_image
+from sttn_ray.images import DAMAGE, ErrorClass, image_files, image_names, is_image, natural_key, open_image
 from sttn_ray.paths import below, walk
 from sttn_ray.video.color import scaled_rgb
 from sttn_ray.video.decode import decode_range
@@ -283,7 +283,7 @@ def _read_images(root: str, source: Source, start: int, stop: int) -> Iterator[N
     for name, data in image_files(str(below(root, source.file)), source.files[start:stop], CorpusError):
         try:
             picture = _as_rgb(open_image(data, name, CorpusError))
-        except (OSError, SyntaxError, ValueError) as error:
+        except DAMAGE as error:
             raise CorpusError(f"{name}: the image is damaged ({error})") from error
         if picture.shape[:2] != (source.height, source.width):
             raise CorpusError(f"{name}: was replaced while the job ran; run it again")

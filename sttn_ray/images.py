@@ -4,6 +4,7 @@ import errno
 import io
 import lzma
 import re
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -19,6 +20,8 @@ from sttn_ray.paths import StoragePath, as_path, file_names, is_folder, open_bin
 # What a file holds, not its name, says what it is; Pillow knows fifty formats, some of which start programs.
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF")
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
+# What Pillow raises on damaged files, in opening and in decoding them.
+DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, OverflowError, EOFError, struct.error)
 MAX_IMAGE_PIXELS = 100_000_000
 MAX_IMAGE_BYTES = 256 * 2**20
 MAX_ZIP_MEMBERS = 1_000_000
@@ -172,7 +175,7 @@ def open_image(data: bytes, name: str, error_class: ErrorClass) -> Image.Image:
         raise error_class(
             f"{name}: cannot be read as an image (its content is none of {', '.join(FORMATS)}, or damaged)"
         ) from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (*DAMAGE, Image.DecompressionBombError) as error:
         raise error_class(f"{name}: cannot be read as an image ({error})") from error
     if image.width * image.height > MAX_IMAGE_PIXELS:
         raise error_class(f"{name}: is {image.width}x{image.height}, more than {MAX_IMAGE_PIXELS} pixels")

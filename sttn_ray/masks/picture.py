@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sttn_ray.errors import MaskError
-from sttn_ray.images import open_image
+from sttn_ray.images import DAMAGE, open_image
 
 Mask = NDArray[np.bool_]
 Rgb = NDArray[np.uint8]
@@ -64,7 +64,7 @@ def read_picture(data: bytes, name: str) -> MaskPicture:
             return read_gray(np.asarray(image.convert("L")), is_lossy=is_lossy)
         rgb = np.asarray(image.convert("RGB"))
         gray = np.asarray(image.convert("L"))
-    except (OSError, SyntaxError, ValueError) as error:
+    except DAMAGE as error:
         raise MaskError(f"{name}: the image is damaged ({error})") from error
     return read_rgb(rgb, gray, name, is_lossy=is_lossy)
 
@@ -102,7 +102,7 @@ def _by_value(values: NDArray[Any], name: str) -> MaskPicture:
     if values.dtype.kind == "f":
         if not np.isfinite(values).all():
             raise MaskError(f"{name}: holds values that are no numbers; save it in black and white")
-        values = values * (65535 if values.max() <= 1 else 257)
+        values = values.astype(float) * (65535 if values.max() <= 1 else 257)
     high = int(values.max())
     hole = values > (32767 if high > 255 else 0)
     return MaskPicture(hole, 0 if hole.any() or high <= 0 else max(1, high >> 8))

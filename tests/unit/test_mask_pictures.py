@@ -3,6 +3,7 @@
 import io
 import shutil
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -215,6 +216,27 @@ def test_several_pictures_in_a_file_are_told(form: str):
     data = encode(picture(BLACK, WHITE), form, save_all=True, append_images=[picture(BLACK), picture(BLACK, RED)])
     with pytest.raises(MaskError, match="m: holds 3 pictures; save each as a file of its own in one folder"):
         read_picture(data, "m")
+
+
+@pytest.mark.filterwarnings("ignore")  # of Pillow, on what it reads all the same
+@pytest.mark.parametrize("form", ["PNG", "GIF", "TIFF", "BMP", "WEBP", "JPEG"])
+def test_any_damage_is_an_error_of_ours(form: str):
+    small = picture(BLACK, WHITE).resize((12, 8)).quantize(2).convert("P" if form not in ("WEBP", "JPEG") else "RGB")
+    data = encode(small, form)
+    random = np.random.default_rng(0)
+    for _ in range(400):
+        damaged = bytearray(data[: random.integers(len(data) // 2, len(data) + 1)])
+        for _ in range(3):
+            damaged[random.integers(len(damaged))] = random.integers(256)
+        with suppress(MaskError):
+            read_picture(bytes(damaged), "m")
+
+
+def test_floats_without_bounds():
+    values = np.where(make_mark(), np.float32(3e38), np.float32(0))
+    assert np.array_equal(read(Image.fromarray(values), "TIFF"), make_mark())
+    with pytest.raises(MaskError, match="holds values that are no numbers"):
+        read(Image.fromarray(np.where(make_mark(), np.float32("nan"), np.float32(0))), "TIFF")
 
 
 @pytest.mark.skipif(not shutil.which("ffmpeg"), reason="needs the ffmpeg program")
