@@ -358,7 +358,7 @@ def _report(videos: Sequence[Row], index: Sequence[IndexRow], shards: ShardsDir,
     for split in ("train", "validation"):
         own = [row for row in clips if row["split"] == split]
         count = len({row["id"].split("-")[0] for row in own})
-        log.info("%s: %d clips of %d video%s", split, len(own), count, "s"[: count != 1])
+        log.info("%s: %d clip%s of %d video%s", split, len(own), "s"[: len(own) != 1], count, "s"[: count != 1])
     log.info(
         "%d clips (%d frames, %.1f MB; %s) and %d masks of %d videos (%s), in %.0f s; index: %s%s",
         len(clips),

@@ -106,7 +106,7 @@ def mask_source(path: str, index: VideoIndex | None = None) -> MaskSource:
     if where.suffix.lower() in IMAGE_SUFFIXES:
         return _image_source(path)
     try:
-        video = index_video(path)
+        video = index_video(path, interlaced="deinterlace")
     except VideoError as error:
         with suppress(MaskError):  # an image without its suffix
             return _image_source(path)

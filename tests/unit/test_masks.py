@@ -353,6 +353,18 @@ def test_a_still_picture_serves_all_frames_whatever_its_name(index: VideoIndex, 
     assert all(mask is masks[0] for mask in masks)
 
 
+def test_an_interlaced_mask_video(index: VideoIndex, tmp_path: Path):
+    path = make_video(
+        tmp_path / "m.mp4",
+        num_frames=NUM_FRAMES,
+        picture=lambda _: make_mask()[..., None].repeat(3, 2).astype(float),
+        options={"x264-params": "interlaced=1"},
+    )
+    masks = read_all(path, index)
+    assert len(masks) == NUM_FRAMES
+    assert max((mask != make_mask()).mean() for mask in masks) < 0.02
+
+
 def test_an_animated_gif_has_a_mask_a_frame(index: VideoIndex, tmp_path: Path):
     pictures = [Image.fromarray(make_mask(n).astype(np.uint8) * 255) for n in range(NUM_FRAMES)]
     pictures[0].save(tmp_path / "m.gif", save_all=True, append_images=pictures[1:], duration=40)
