@@ -135,7 +135,11 @@ class CorpusSection(Section):
     )
     frames_fps: float = Field(24.0, gt=0, le=1000, description="frames per second of folders and zips of frames")
     validation_share: float = Field(
-        0.05, ge=0, le=1, description="share of the videos kept out of training, by content; for those without a split"
+        0.05,
+        ge=0,
+        le=1,
+        description="share of the videos kept out of training, by content, at least one of two; for those without a "
+        "split",
     )
     max_error_fraction: float = Field(
         1.0, ge=0, le=1, description="share of the videos that may fail before the job stops with a table of reasons"

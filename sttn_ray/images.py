@@ -15,7 +15,18 @@ from pathlib import Path, PurePosixPath
 from PIL import Image, UnidentifiedImageError
 
 from sttn_ray.errors import StorageError, SttnError
-from sttn_ray.paths import StoragePath, as_path, file_names, is_folder, open_binary, read_files, reading, reason, stamps
+from sttn_ray.paths import (
+    StoragePath,
+    as_path,
+    file_names,
+    is_file,
+    is_folder,
+    open_binary,
+    read_files,
+    reading,
+    reason,
+    stamps,
+)
 
 # What a file holds, not its name, says what it is; Pillow knows fifty formats, some of which start programs.
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF")
@@ -58,6 +69,8 @@ def image_names(path: str, error_class: ErrorClass) -> list[str]:
     where = as_path(path)
     try:
         is_zip = not is_folder(path)
+        if is_zip and not is_file(path):  # a pipe would be waited for
+            raise error_class(f"{path}: is not a zip file (no such file)")
         with reading(path):
             names = _zip_names(path, error_class) if is_zip else file_names(where)
     except (zipfile.BadZipFile, NotImplementedError, FileNotFoundError, ValueError, IndexError) as error:

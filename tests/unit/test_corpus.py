@@ -589,6 +589,13 @@ def test_a_file_that_is_no_zip(tmp_path: Path):
         index(tmp_path / "a.zip", "zip")
 
 
+def test_a_pipe_is_no_zip(tmp_path: Path):
+    os.mkfifo(tmp_path / "a.zip")
+    (entry,) = find_entries(str(tmp_path)).entries
+    with pytest.raises(CorpusError, match=r"a\.zip: is not a zip file"):
+        index_source(str(tmp_path), entry, frames_fps=FPS)
+
+
 @pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
 def test_any_damage_to_a_zip_is_an_error_of_ours(tmp_path: Path, method: int):
     path = tmp_path / "a.zip"
