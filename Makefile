@@ -10,7 +10,7 @@ PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \
 	&& { echo $$python; break; }; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-gpu lint format bench clean
+.PHONY: help install demo test test-slow test-gpu lint format lock bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ lint: $(INSTALLED) ## check format, style and types
 format: $(INSTALLED) ## format the code, and mend what can be mended without thought
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+lock: ## write clusters/lock*.txt anew, after a change of constraints.txt (needs uv)
+	sh clusters/write_locks.sh
 
 bench: $(INSTALLED) ## measure the engine, a job, shards, sizing, start-up and a training step, shortly
 	$(BIN)/python -m benchmarks.engine --quick

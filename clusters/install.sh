@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Makes a virtual environment of what the programs import, in the versions of constraints.txt. It does nothing where
-# that has been done already, so that a node that is started again is ready at once.
+# Makes a virtual environment of what the programs import: the files of lock.txt and lock-cuda.txt, by their hashes. It
+# does nothing where that has been done already, so that a node that is started again is ready at once.
 #
 #     bash clusters/install.sh FOLDER [cpu|cuda|auto]
 #
-# cpu takes torch's builds without CUDA, which are some gigabytes smaller; auto takes them where no GPU answers.
+# cpu takes torch's build without CUDA, which is some gigabytes smaller; auto takes it where no GPU answers. It is of
+# torch's own index, pinned by its version of constraints.txt alone.
 # It takes the machine's python3 where that is new enough, else a newer one; PYTHON names another. All nodes of a cluster
 # need the same one.
 set -euo pipefail
@@ -17,9 +18,7 @@ if [ "$device" = auto ]; then
     if nvidia-smi >/dev/null 2>&1; then device=cuda; else device=cpu; fi
 fi
 case $device in
-    # The number of such a build, 2.13.0+cpu, counts as higher than the plain one's.
-    cpu) index=(--extra-index-url https://download.pytorch.org/whl/cpu) ;;
-    cuda) index=() ;;
+    cpu | cuda) ;;
     *) echo "error: $device: is not cpu, cuda or auto" >&2; exit 2 ;;
 esac
 
@@ -33,19 +32,18 @@ if [ -z "${PYTHON:-}" ]; then
 fi
 [ -n "${PYTHON:-}" ] || { echo "error: no Python >= 3.11 with venv on this machine" >&2; exit 2; }
 
-wanted=$(cat "$root/constraints.txt" "$root/pyproject.toml" <(echo "$device $("$PYTHON" --version)") | sha256sum)
+wanted=$(cat "$root/constraints.txt" "$root/clusters/lock.txt" "$root/clusters/lock-cuda.txt" \
+    <(echo "$device $("$PYTHON" --version)") | sha256sum)
 if [ "$(cat "$folder/.installed" 2>/dev/null)" = "$wanted" ]; then exit 0; fi
 
 "$PYTHON" -m venv --clear "$folder"
-needs=$folder/needs.txt
-"$folder/bin/python" - "$root/pyproject.toml" >"$needs" <<'END'
-import sys
-import tomllib
-
-with open(sys.argv[1], "rb") as file:
-    print(*tomllib.load(file)["project"]["dependencies"], sep="\n")
-END
-install=("$folder/bin/python" -m pip install --disable-pip-version-check --no-cache-dir -q -c "$root/constraints.txt")
-"${install[@]}" "${index[@]}" "$(grep '^torch==' "$root/constraints.txt")"
-"${install[@]}" -r "$needs"
+install=("$folder/bin/python" -m pip install --disable-pip-version-check --no-cache-dir -q --no-deps)
+locked=(--require-hashes -r "$root/clusters/lock.txt")
+if [ "$device" = cuda ]; then
+    locked+=(-r "$root/clusters/lock-cuda.txt")
+else
+    "${install[@]}" --extra-index-url https://download.pytorch.org/whl/cpu "$(grep '^torch==' "$root/constraints.txt")"
+fi
+"${install[@]}" "${locked[@]}"
+"$folder/bin/python" -c 'import av, ray, s3fs, torch'
 echo "$wanted" >"$folder/.installed"

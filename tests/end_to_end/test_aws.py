@@ -23,6 +23,7 @@ from tests.store import ENVIRONMENT, moto_server
 CONFIG = yaml.safe_load((ROOT / "clusters/aws.yaml").read_text())
 REGION = CONFIG["provider"]["region"]
 ADMIN = "203.0.113.7/32"
+NO_GROUP = "sg-00000000000000000"
 
 
 class Cloud(NamedTuple):
@@ -33,6 +34,7 @@ class Cloud(NamedTuple):
     vpc: str
     environment: dict[str, str]
     printed: str
+    config: Path
 
     def instances(self, kind: str) -> list[dict[str, Any]]:
         """Machines of a node type."""
@@ -57,19 +59,24 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
         environment |= {"RAY_TMPDIR": str(home), "TMPDIR": str(home), "RAY_USAGE_STATS_ENABLED": "0"}
         ec2, iam, stacks = (boto3.client(name, REGION, endpoint_url=url) for name in ("ec2", "iam", "cloudformation"))
         vpc = ec2.describe_vpcs()["Vpcs"][0]["VpcId"]
-        words = {"Bucket": "archive", "Vpc": vpc, "SshFrom": ADMIN}
+        words = {"Sources": "archive", "Results": "clean/results", "Vpc": vpc, "SshFrom": ADMIN}
         stacks.create_stack(
             StackName="sttn-ray",
             TemplateBody=(ROOT / "clusters/aws_roles.yaml").read_text(),
             Capabilities=["CAPABILITY_NAMED_IAM"],
             Parameters=[{"ParameterKey": name, "ParameterValue": value} for name, value in words.items()],
         )
-        cloud = Cloud(ec2, iam, vpc, environment, "")
+        (stack,) = stacks.describe_stacks(StackName="sttn-ray")["Stacks"]
+        (output,) = stack["Outputs"]
+        assert output["OutputKey"] == "Group"
+        config = home / "aws.yaml"
+        config.write_text((ROOT / "clusters/aws.yaml").read_text().replace(NO_GROUP, output["OutputValue"]))
+        cloud = Cloud(ec2, iam, vpc, environment, "", config)
         log = home / "log"
-        with open(log, "wb") as output:
-            command = [str(Path(sys.executable).parent / "ray"), "up", "-y", "clusters/aws.yaml"]
+        with open(log, "wb") as said:
+            command = [str(Path(sys.executable).parent / "ray"), "up", "-y", str(config)]
             process = subprocess.Popen(
-                command, cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
+                command, cwd=ROOT, env=environment, stdout=said, stderr=said, start_new_session=True
             )
         try:
             asked = home / "ssh.log"
@@ -89,7 +96,7 @@ from ray.autoscaler._private.commands import _bootstrap_config
 from ray.autoscaler._private.providers import _get_node_provider
 from ray.autoscaler.tags import TAG_RAY_NODE_KIND, TAG_RAY_NODE_NAME, TAG_RAY_NODE_STATUS, TAG_RAY_USER_NODE_TYPE
 
-config = _bootstrap_config(yaml.safe_load(open("clusters/aws.yaml")))
+config = _bootstrap_config(yaml.safe_load(open(sys.argv[2])))
 provider = _get_node_provider(config["provider"], config["cluster_name"])
 for name, node_type in config["available_node_types"].items():
     if name != config["head_node_type"]:
@@ -97,7 +104,7 @@ for name, node_type in config["available_node_types"].items():
         provider.create_node(node_type["node_config"], tags | {TAG_RAY_NODE_STATUS: "uninitialized"}, 1)
 json.dump(config, open(sys.argv[1], "w"))
 """
-    words = [sys.executable, "-c", script, str(folder / "resolved.json")]
+    words = [sys.executable, "-c", script, str(folder / "resolved.json"), str(cloud.config)]
     done = subprocess.run(words, cwd=ROOT, env=cloud.environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
 
@@ -128,6 +135,7 @@ def test_machines_are_those_of_the_file(cloud: Cloud, resolved: dict[str, Any], 
         (volume,) = cloud.ec2.describe_volumes(VolumeIds=[device["Ebs"]["VolumeId"]])["Volumes"]
         asked = named["BlockDeviceMappings"][0]["Ebs"]
         assert (volume["Size"], volume["VolumeType"]) == (asked["VolumeSize"], asked["VolumeType"])
+        assert volume["Encrypted"]
         assert instance["MetadataOptions"]["HttpTokens"] == "required"
 
 
@@ -164,20 +172,32 @@ def test_ssh_is_open_to_one_address_and_all_else_to_the_nodes(cloud: Cloud) -> N
 
 def test_workers_may_use_the_bucket_and_nothing_else(cloud: Cloud) -> None:
     actions = {}
-    for name in ("sttn-ray-head", "sttn-ray-worker"):
+    head, worker = f"sttn-ray-head-{REGION}", f"sttn-ray-worker-{REGION}"
+    # moto makes the policy of the stack, and does not attach it.
+    policies = cloud.iam.list_policies(Scope="Local")["Policies"]
+    assert len(policies) == 1
+    assert (ROOT / "clusters/aws_roles.yaml").read_text().count("ManagedPolicyArns: [!Ref StoragePolicy]") == 2
+    for name in (head, worker):
         profile = cloud.iam.get_instance_profile(InstanceProfileName=name)["InstanceProfile"]
         assert [role["RoleName"] for role in profile["Roles"]] == [name]
-        attached = cloud.iam.list_attached_role_policies(RoleName=name)["AttachedPolicies"]
         inline = cloud.iam.list_role_policies(RoleName=name)["PolicyNames"]
-        documents = [_attached(cloud, policy["PolicyArn"]) for policy in attached]
+        documents = [_attached(cloud, policy["Arn"]) for policy in policies]
         documents += [
             cloud.iam.get_role_policy(RoleName=name, PolicyName=policy)["PolicyDocument"] for policy in inline
         ]
         actions[name] = [statement for document in documents for statement in _parsed(document)["Statement"]]
-    for statement in actions["sttn-ray-worker"]:
-        assert all(action.startswith("s3:") for action in _list(statement["Action"]))
-        assert statement["Resource"] in ("arn:aws:s3:::archive", "arn:aws:s3:::archive/*")
-    of_head = {action for statement in actions["sttn-ray-head"] for action in _list(statement["Action"])}
+    allowed: dict[str, set[str]] = {}
+    for statement in actions[worker]:
+        assert statement["Effect"] == "Allow"
+        for action in _list(statement["Action"]):
+            allowed.setdefault(action, set()).update(_list(statement["Resource"]))
+    arn = "arn:aws:s3:::"
+    assert all(action.startswith("s3:") for action in allowed)
+    assert allowed["s3:GetObject"] == {f"{arn}archive/*", f"{arn}clean/results/*"}
+    for action in ("s3:PutObject", "s3:DeleteObject"):  # never a source
+        assert allowed[action] == {f"{arn}clean/results/*"}
+    assert allowed["s3:ListBucket"] == {f"{arn}archive", f"{arn}clean"}
+    of_head = {action for statement in actions[head] for action in _list(statement["Action"])}
     assert {"ec2:RunInstances", "ec2:TerminateInstances", "iam:PassRole", "ssm:GetParameters"} <= of_head
     # What changes anything is bound to this cluster's mark, and launching to the types of the file.
     types = {
@@ -185,7 +205,7 @@ def test_workers_may_use_the_bucket_and_nothing_else(cloud: Cloud) -> None:
         for kind, node_type in CONFIG["available_node_types"].items()
         if kind != CONFIG["head_node_type"]
     }
-    for statement in actions["sttn-ray-head"]:
+    for statement in actions[head]:
         changing = [
             action
             for action in _list(statement["Action"])
@@ -202,10 +222,31 @@ def test_workers_may_use_the_bucket_and_nothing_else(cloud: Cloud) -> None:
                 ("ec2:CreateAction", "RunInstances"),
             )
             assert condition[0] == "ec2:ResourceTag/ray-cluster-name" or changing == ["ec2:CreateTags"]
-    excepted = [s for s in actions["sttn-ray-head"] if "NotResource" in s]
+    excepted = [s for s in actions[head] if "NotResource" in s]
     assert [(s["Action"], s["NotResource"]) for s in excepted] == [("ec2:RunInstances", "arn:aws:ec2:*:*:instance/*")]
-    (passed,) = [s["Resource"] for s in actions["sttn-ray-head"] if "iam:PassRole" in _list(s["Action"])]
-    assert passed.endswith(":role/sttn-ray-worker")
+    for statement in actions[head]:
+        of_ec2 = [action for action in _list(statement["Action"]) if action.startswith("ec2:")]
+        is_here = f":ec2:{REGION}:" in str(statement.get("Resource"))
+        assert not of_ec2 or is_here or statement["Condition"]["StringEquals"]["aws:RequestedRegion"] == REGION
+    (passed,) = [s["Resource"] for s in actions[head] if "iam:PassRole" in _list(s["Action"])]
+    assert passed.endswith(f":role/{worker}")
+
+
+def test_a_second_region_gets_roles_and_a_group_of_its_own(cloud: Cloud) -> None:
+    url, region = cloud.environment["AWS_ENDPOINT_URL"], "eu-central-1"
+    ec2, stacks = (boto3.client(name, region, endpoint_url=url) for name in ("ec2", "cloudformation"))
+    words = {"Sources": "a", "Results": "b", "Vpc": ec2.describe_vpcs()["Vpcs"][0]["VpcId"], "SshFrom": ADMIN}
+    stacks.create_stack(
+        StackName="sttn-ray",
+        TemplateBody=(ROOT / "clusters/aws_roles.yaml").read_text(),
+        Capabilities=["CAPABILITY_NAMED_IAM"],
+        Parameters=[{"ParameterKey": name, "ParameterValue": value} for name, value in words.items()],
+    )
+    roles = {role["RoleName"] for role in cloud.iam.list_roles()["Roles"]}
+    kinds = ("head", "worker")
+    assert {f"sttn-ray-{kind}-{where}" for kind in kinds for where in (REGION, region)} <= roles
+    (group,) = ec2.describe_security_groups(Filters=[{"Name": "group-name", "Values": ["sttn-ray"]}])["SecurityGroups"]
+    assert group["VpcId"] == words["Vpc"]
 
 
 def _attached(cloud: Cloud, arn: str) -> Any:

@@ -4,8 +4,10 @@ Launching machines from them is tested in tests/end_to_end.
 """
 
 import json
+import os
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import jsonschema
 import pytest
 import yaml
 from ray._private.runtime_env.packaging import _dir_travel
+from ray.autoscaler._private.command_runner import SSHOptions
 from ray.autoscaler._private.local.config import bootstrap_local
 from ray.autoscaler._private.util import prepare_config, validate_config
 
@@ -119,10 +122,87 @@ def test_versions_are_the_projects() -> None:
     cluster, _ = yaml.safe_load_all((CLUSTERS / "kuberay.yaml").read_text())
     assert cluster["spec"]["rayVersion"] == pinned("ray")
     install = (CLUSTERS / "install.sh").read_text()
-    # No version of its own: constraints.txt and pyproject.toml say all.
-    assert "constraints.txt" in install
+    # No version of its own: the locks and constraints.txt say all.
+    assert "--require-hashes" in install
     assert not re.search(r"==\d", install)
     assert "ARG PYTHON=3.11\n" in (CLUSTERS / "Dockerfile").read_text()
+
+
+def locked(name: str) -> dict[str, tuple[str, list[str]]]:
+    """Version and hashes of the packages of a lock file."""
+    found = {}
+    for block in re.split(r"\n(?=[a-z0-9])", (CLUSTERS / name).read_text()):
+        if match := re.match(r"([a-z0-9._-]+)==([^ ;]+)", block):
+            found[match[1]] = (match[2], re.findall(r"--hash=sha256:([0-9a-f]{64})", block))
+    return found
+
+
+def test_packages_are_pinned_by_hash_in_the_projects_versions() -> None:
+    packages = locked("lock.txt") | locked("lock-cuda.txt")
+    assert all(hashes for _, hashes in packages.values())
+    assert not locked("lock.txt").keys() & locked("lock-cuda.txt").keys()
+    assert "torch" in locked("lock-cuda.txt")
+    pins = re.findall(r"^([A-Za-z0-9._-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    for name, version in pins:
+        if (key := re.sub(r"[._]", "-", name.lower())) in packages:
+            assert packages[key][0] == version
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needs = {re.match(r"[A-Za-z0-9-]+", need)[0].lower() for need in project["dependencies"]}  # type: ignore[index]
+    assert needs <= packages.keys()
+
+
+def test_disks_are_encrypted_and_the_group_is_never_rays_own() -> None:
+    config = read("aws")
+    region = config["provider"]["region"]
+    assert "security_group" not in config["provider"]
+    for name, node_type in config["available_node_types"].items():
+        node = node_type["node_config"]
+        assert all(device["Ebs"]["Encrypted"] for device in node["BlockDeviceMappings"])
+        assert len(node["SecurityGroupIds"]) == 1
+        kind = "head" if name == "head" else "worker"
+        assert node["IamInstanceProfile"] == {"Name": f"sttn-ray-{kind}-{region}"}
+
+
+def test_on_kubernetes_pods_are_confined_and_workers_have_an_account_of_their_own() -> None:
+    spec = next(yaml.safe_load_all((CLUSTERS / "kuberay.yaml").read_text()))["spec"]
+    *accounts, policy = yaml.safe_load_all((CLUSTERS / "kuberay_access.yaml").read_text())
+    names = {account["metadata"]["name"] for account in accounts}
+    head, workers = spec["headGroupSpec"], spec["workerGroupSpecs"]
+    assert head["template"]["spec"]["serviceAccountName"] == "sttn-ray-head"
+    assert {group["template"]["spec"]["serviceAccountName"] for group in workers} == {"sttn-ray-worker"}
+    assert names == {"sttn-ray-head", "sttn-ray-worker"}
+    selected = policy["spec"]["podSelector"]["matchLabels"]
+    confined = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    assert spec["autoscalerOptions"]["securityContext"] == confined
+    for group in (head, *workers):
+        pod = group["template"]["spec"]
+        assert group["template"]["metadata"]["labels"] == selected
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert [container["securityContext"] for container in pod["containers"]] == [confined]
+    assert all(group["template"]["spec"]["automountServiceAccountToken"] is False for group in workers)
+    # Nobody else reaches the nodes, but the operator and the job's own pod, and these two ports only.
+    among, others = policy["spec"]["ingress"]
+    assert among == {"from": [{"podSelector": {"matchLabels": selected}}]}
+    assert [port["port"] for port in others["ports"]] == [8265, 6379]
+    job = list(yaml.safe_load_all((CLUSTERS / "kuberay.yaml").read_text()))[1]
+    labels = others["from"][1]["podSelector"]["matchLabels"]
+    assert labels == {"batch.kubernetes.io/job-name": job["metadata"]["name"]}
+
+
+def test_the_checking_ssh_drops_what_ray_switches_off(tmp_path: Path) -> None:
+    stub = tmp_path / "ssh"
+    stub.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    stub.chmod(0o755)
+    options = SSHOptions("key", control_path=None).to_ssh_options_list(timeout=5)
+    assert "StrictHostKeyChecking=no" in options
+    command = ["ssh", *options, "ray@192.168.1.10", "echo -o StrictHostKeyChecking=no"]
+    path = f"{CLUSTERS / 'checked'}:{tmp_path}:{os.environ['PATH']}"
+    said = subprocess.run(command, env={"PATH": path}, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert said[:2] == ["-o", "StrictHostKeyChecking=yes"]
+    assert said[-2:] == ["ray@192.168.1.10", "echo -o StrictHostKeyChecking=no"]
+    assert "StrictHostKeyChecking=no" not in said
+    assert not any(word.startswith("UserKnownHostsFile") for word in said)
+    assert "ConnectTimeout=5s" in said
 
 
 def test_the_image_runs_as_an_ordinary_user() -> None:
@@ -130,7 +210,8 @@ def test_the_image_runs_as_an_ordinary_user() -> None:
     users = [line.split()[1] for line in lines if line.startswith("USER ")]
     assert users == ["1000"]
     copied = [words[1:-1] for words in (line.split() for line in lines) if words[:1] == ["COPY"]]
-    assert copied == [["pyproject.toml", "constraints.txt"], ["clusters/install.sh"], ["."]]
+    locks = ["clusters/lock.txt", "clusters/lock-cuda.txt"]
+    assert copied == [["constraints.txt"], ["clusters/install.sh", *locks], ["."]]
     # The whole folder is copied, so that the list of what is in it must name what is wanted.
     ignored = (CLUSTERS / "Dockerfile.dockerignore").read_text().splitlines()
     assert ignored[1] == "*"
@@ -144,7 +225,7 @@ def test_no_file_holds_a_key(path: Path) -> None:
 
 
 def test_scripts_are_valid_shell() -> None:
-    for name in ("install.sh", "node_env.sh"):
+    for name in ("install.sh", "node_env.sh", "write_locks.sh", "checked/ssh"):
         subprocess.run(["bash", "-n", str(CLUSTERS / name)], check=True)
 
 
