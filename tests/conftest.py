@@ -18,6 +18,7 @@ OF_TRAINING = ("test_build_shards.py", "test_object_store.py", "test_train.py", 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--media", type=Path, help="folder of real videos for the slow tests that want some")
+    parser.addoption("--fuzz-first", type=int, help="number of the first case of the slow fuzz tests; default: any")
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -1,6 +1,7 @@
 """A video file opened, and what its decoder makes of it where some of it is damaged."""
 
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -30,17 +31,21 @@ def open_video(path: str, *, ahead: int = SOME) -> Iterator[av.container.InputCo
 
     Raises:
         av.FFmpegError: it is not a video, or is damaged.
+        VideoError: a further stream begins in its midst.
         StorageError: it cannot be read.
     """
     if not is_remote(path):
-        with av.open(path, options=_CONTAINERS, metadata_errors="surrogateescape") as container:
+        with _late_streams(path), av.open(path, options=_CONTAINERS, metadata_errors="surrogateescape") as container:
             yield container
         return
     before = len(_dropped_interrupts())
     try:
         with open_binary(path, ahead=ahead) as file:
             file.read = _until_interrupted(file.read, before)  # type: ignore[method-assign,assignment]
-            with av.open(file, options=_CONTAINERS, metadata_errors="surrogateescape") as container:
+            with (
+                _late_streams(path),
+                av.open(file, options=_CONTAINERS, metadata_errors="surrogateescape") as container,
+            ):
                 yield container
     except av.FFmpegError:
         raise
@@ -50,6 +55,21 @@ def open_video(path: str, *, ahead: int = SOME) -> Iterator[av.container.InputCo
     finally:
         if len(_dropped_interrupts()) > before:
             raise _dropped_interrupts()[-1]
+
+
+@contextmanager
+def _late_streams(path: str) -> Iterator[None]:
+    """Say what it means where PyAV meets a packet of a stream that it had not found when it opened the file."""
+    try:
+        yield
+    except IndexError as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        if not last.filename.endswith("av/container/streams.py"):
+            raise
+        raise VideoError(
+            f"{path}: one of its streams begins late, where no player looks for it; remux it (ffmpeg -analyzeduration "
+            "2G -probesize 2G -i IN -map 0 -c copy OUT.mkv)"
+        ) from error
 
 
 @cache

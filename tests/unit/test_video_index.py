@@ -13,7 +13,7 @@ from PIL import Image
 
 from sttn_ray.errors import VideoError
 from sttn_ray.video.index import OtherStream, VideoIndex, index_video
-from tests.media import frame_times, make_damaged_copy, make_video
+from tests.media import frame_times, make_damaged_copy, make_video, mux_together
 
 VARIABLE_PTS = [1000, 1010, 1500, 1502, 1503, 2000, 2900, 2901, 4000, 4100, 4101, 7000]
 
@@ -268,7 +268,9 @@ def test_a_table_that_claims_more_than_the_file_holds(tmp_path: Path, count: int
     for box, place, values in ((b"stsz", 8, (1, count)), (b"stsc", 16, (count,)), (b"stts", 12, (count,))):
         struct.pack_into(f">{len(values)}I", data, data.index(box) + place, *values)
     path.write_bytes(data)
-    with pytest.raises(VideoError, match=rf"a\.mp4: claims {count} samples of 1 bytes, and has {len(data)} bytes"):
+    with pytest.raises(
+        VideoError, match=rf"a\.mp4: claims {count} samples of {count} bytes, and has {len(data)} bytes"
+    ):
         index_video(str(path))
 
 
@@ -279,3 +281,40 @@ def test_samples_of_one_size_are_no_lie(tmp_path: Path):
     assert sizes[0] == (96 * 64 * 2, 25)
     assert sizes[1][0] == 2  # a sample of sound
     assert index_video(str(path)).num_frames == 25
+
+
+def test_a_stream_that_begins_after_megabytes_is_named_and_the_advice_works(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0)
+    source = make_video(
+        tmp_path / "source.mp4",
+        num_frames=70,
+        width=320,
+        height=240,
+        audio=True,
+        options={"crf": "1", "preset": "ultrafast"},
+        picture=lambda _: noise.random((240, 320, 3)),
+    )
+    data = mux_together(tmp_path / "whole.flv", source).read_bytes()
+    late, at = data[:4] + b"\1" + data[5:13], 13  # a header that tells of video alone, and sound from 2.5 s on
+    while at < len(data):
+        end = at + 15 + int.from_bytes(data[at + 1 : at + 4], "big")
+        tag, time_ms = data[at:end], int.from_bytes(data[at + 4 : at + 7], "big")
+        if tag[0] != 8:
+            late += tag
+        elif tag[12] == 0:  # what the decoder needs, which comes first
+            setup = tag[:4] + (2500).to_bytes(3, "big") + tag[7:]
+        elif time_ms >= 2500:
+            late, setup = late + setup + tag, b""
+        at = end
+    (tmp_path / "late.flv").write_bytes(late)
+    with pytest.raises(VideoError, match=r"begins late.*ffmpeg -analyzeduration 2G -probesize 2G -i IN -map 0 -c copy"):
+        index_video(str(tmp_path / "late.flv"))
+    options = {"analyzeduration": "2000000000", "probesize": "2000000000"}
+    with av.open(tmp_path / "late.flv", options=options) as found, av.open(tmp_path / "out.mkv", "w") as out:
+        streams = {stream.index: out.add_stream_from_template(stream) for stream in found.streams}
+        for packet in found.demux():
+            if packet.dts is not None:
+                packet.stream = streams[packet.stream.index]
+                out.mux(packet)
+    index = index_video(str(tmp_path / "out.mkv"))
+    assert (index.num_frames, [other.kind for other in index.others]) == (70, ["audio"])
