@@ -63,7 +63,7 @@ def verify(folder: str) -> int:
     for name, count in sorted(found.counts.items()):
         log.info("%s: %d rows, %d frames, %.1f MB", name, count["rows"], count["frames"], count["bytes"] / 1e6)
     for fault in found.faults:
-        log.error("fault: %s", fault)
+        log.error("fault: %s", shown(fault))
     log.info("%d faults", len(found.faults))
     return 1 if found.faults else 0
 

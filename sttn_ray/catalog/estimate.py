@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from sttn_ray.catalog.plan import Plan
 from sttn_ray.choices import Codec
+from sttn_ray.shown import shown
 
 SHOWN_ROWS = 20
 _REASON_CHARS = 100
@@ -116,12 +117,12 @@ def estimate_job(
 def describe_estimate(rows: Sequence[Row], estimate: Estimate) -> str:
     """A table of the first videos, those that fail before the others, and the totals below it; lines of text."""
     ordered = [*(r for r in rows if r["status"] == "failed"), *(r for r in rows if r["status"] != "failed")]
-    shown = ordered[:SHOWN_ROWS]
+    listed = ordered[:SHOWN_ROWS]
     table: list[tuple[str, ...]] = [("video", "size", "frames", "with hole", "hole", "segments", "")]
-    table += [_cells(row) for row in shown]
-    lines = _aligned(table) if shown else []
-    if len(rows) > len(shown):
-        lines.append(f"... and {len(rows) - len(shown):,} more")
+    table += [_cells(row) for row in listed]
+    lines = _aligned(table) if listed else []
+    if len(rows) > len(listed):
+        lines.append(f"... and {len(rows) - len(listed):,} more")
     return "\n".join([*lines, "", *_totals(estimate)])
 
 
@@ -141,7 +142,7 @@ def _output_bytes(row: Row, codec: Codec, crf: int) -> int:
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    video = str(row["video"])
+    video = shown(row["video"])  # whole, since a part of an address may hide nothing
     name = video if len(video) <= _NAME_CHARS else f"...{video[3 - _NAME_CHARS :]}"
     if row["status"] == "failed":
         reason = " ".join(str(row.get("reason") or "").split()).removeprefix(f"{video}: ")

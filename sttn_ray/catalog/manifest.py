@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from typing import Any
 
@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from sttn_ray.catalog.items import MANIFEST, Item
 from sttn_ray.paths import ALL, StoragePath, open_binary, reading
-from sttn_ray.shown import shown_lines
+from sttn_ray.shown import shown, shown_lines
 from sttn_ray.storage import published
 
 SCHEMA = pa.schema(
@@ -70,14 +70,14 @@ def manifest_row(item: Item, outcome: dict[str, Any]) -> dict[str, Any]:
     row = {"video": item.video, "mask": item.mask, "boxes": item.boxes, "is_unexpected": False, **outcome}
     if row.get("seconds") and row.get("frames"):
         row["fps"] = row["frames"] / row["seconds"]
-    return {name: _as_text(value) for name, value in row.items()}
+    return {name: _as_text(value, shown_lines if name == "reason" else shown) for name, value in row.items()}
 
 
-def _as_text(value: Any) -> Any:
+def _as_text(value: Any, show: Callable[[str], str]) -> Any:
     """Text as people see it, which Parquet holds too: a file name in an error may not be UTF-8."""
     if isinstance(value, list):
-        return [_as_text(part) for part in value]
-    return shown_lines(value) if isinstance(value, str) else value
+        return [_as_text(part, show) for part in value]
+    return show(value) if isinstance(value, str) else value
 
 
 def write_manifest(output_dir: StoragePath, rows: Iterable[dict[str, Any]]) -> StoragePath:

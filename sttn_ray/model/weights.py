@@ -16,6 +16,7 @@ from torch import Tensor
 from sttn_ray.errors import CheckpointError
 from sttn_ray.model.discriminator import Discriminator
 from sttn_ray.model.generator import FEATURE_STRIDE, PRESETS, Generator, GeneratorConfig
+from sttn_ray.shown import shown
 
 FORMAT_VERSION = 1
 # Where a training keeps the mean of its generator's weights, it is what is used.
@@ -84,7 +85,7 @@ def load_generator(path: Path | str, *, mask_keys: bool | None = None) -> Genera
         config = _published_config(state) if isinstance(state, dict) else PRESETS["sttn"]
     if not isinstance(state, dict):
         raise CheckpointError(
-            f"{path}: no generator in this checkpoint: found the keys {quoted(list(data))}, "
+            f"{path}: no generator in this checkpoint: found the keys {', '.join(map(quoted, [*data][:8]))}, "
             "expected 'netG' (published layout) or 'format_version', 'model' and 'generator' (ours)"
         )
     if mask_keys is not None:
@@ -146,13 +147,13 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
 
 def quoted(value: Any) -> str:
     """A short text of what a checkpoint holds, however large that is."""
-    return _REPR.repr(value)
+    return _REPR.repr(shown(value) if isinstance(value, str) else value)
 
 
 def _told(error: Exception) -> str:
     """The first line of what torch says, but for its advice to read a file unsafely."""
     line = str(error).partition("\n")[0] or type(error).__name__
-    return "" if "weights_only" in line else f" ({line[:200]})"
+    return "" if "weights_only" in line else f" ({shown(line)[:200]})"
 
 
 def _check_zip(path: Path | str) -> None:
@@ -197,7 +198,7 @@ def _own_config(path: Path | str, model: Any) -> GeneratorConfig:
             and type(config.mask_keys) is bool
         )
     except (TypeError, LookupError, AttributeError) as error:
-        raise CheckpointError(f"{path}: its 'model' section is not usable: {str(error)[:200]}") from error
+        raise CheckpointError(f"{path}: its 'model' section is not usable: {shown(error)[:200]}") from error
     if not is_usable:
         raise CheckpointError(
             f"{path}: its 'model' section is not usable: {quoted(model)}; expected integers from 1 to {_MAX_SIDE}, "

@@ -96,7 +96,7 @@ def test_rows_of_failures_show_their_text() -> None:
     for error in (VideoError(STEERING + SECRET_URL), RuntimeError(STEERING + SECRET_URL)):
         outcome = failed_outcome("plan", error)
         row = manifest_row(Item(video=STEERING, mask=SECRET_URL, boxes=None, output="a"), outcome)
-        assert row["video"] == shown_lines(STEERING)
+        assert row["video"] == shown(STEERING)
         assert TOKEN not in str(row)
         assert "\x1b" not in "".join(map(str, row.values()))
 
