@@ -2,12 +2,10 @@
 
 import logging
 import os
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +22,7 @@ from sttn_ray.catalog.records import ItemDir
 from sttn_ray.errors import ConfigError, PoisonError, SttnError, failed_outcome
 from sttn_ray.paths import StoragePath
 from sttn_ray.report.preview import Picture, draw_preview, preview_page, write_picture
+from sttn_ray.scratch import closed_folder
 from sttn_ray.shown import shown
 from sttn_ray.video.index import index_video
 
@@ -95,7 +94,7 @@ def make_facts_fn(settings: Settings, output_dir: str) -> Callable[[Row], Row]:
 
 def _scratch_dir(item: Item) -> ItemDir:
     """Where it is noted that a look begins, which leaves no trace in the output."""
-    return ItemDir(Path(tempfile.gettempdir()) / f"sttn-ray-looks-{os.getuid()}", item.output)
+    return ItemDir(closed_folder(f"sttn-ray-looks-{os.getuid()}"), item.output)
 
 
 def _measure(item: Item, settings: Settings, pickled: bytes, threads: int) -> float | None:

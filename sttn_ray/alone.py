@@ -3,13 +3,14 @@
 import logging
 import os
 import secrets
-import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ray._private import ray_constants  # no public way to have Ray listen on this machine alone
+
+from sttn_ray.scratch import closed_folder
 
 log = logging.getLogger(__name__)
 
@@ -42,22 +43,7 @@ def ray_folder() -> str | None:
         return None
     name = f"sttn-ray-{os.getuid()}"
     base = tempfile.gettempdir()
-    folder = Path(base if len(base) + len(name) + 1 <= _MAX_FOLDER else "/tmp", name)
-    if not _is_closed(folder):
-        folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=folder.parent))
-    return str(folder / "ray")
-
-
-def _is_closed(folder: Path) -> bool:
-    """Make a folder for this user alone; returns whether it is one: anybody may have been there before."""
-    with suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        return False
-    if found.st_mode & 0o077:
-        folder.chmod(0o700)
-    return True
+    return str(closed_folder(name, base if len(base) + len(name) + 1 <= _MAX_FOLDER else "/tmp") / "ray")
 
 
 def close_token() -> None:

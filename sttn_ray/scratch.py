@@ -3,9 +3,10 @@
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -29,6 +30,32 @@ def scratch_folder() -> Iterator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
+
+
+def closed_folder(name: str, parent: str | None = None) -> Path:
+    """A folder that stays, and that only this user may enter; where somebody else was there before, another one.
+
+    Args:
+        name: of the folder, the same for all of a user's processes.
+        parent: default: TMPDIR.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    folder = Path(parent or tempfile.gettempdir(), name)
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        return _other_folder(folder)
+    if found.st_mode & 0o077:
+        folder.chmod(0o700)
+    return folder
+
+
+@cache
+def _other_folder(folder: Path) -> Path:
+    return Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=folder.parent))
 
 
 def _make_locked() -> tuple[Path, int]:
