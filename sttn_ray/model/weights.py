@@ -24,6 +24,7 @@ AVERAGE = "generator_average"
 # A header must not ask for all memory, nor for hours.
 _MAX_SIDE = 4096  # of channels, pixels and grids
 _MAX_BLOCKS = 256
+_MAX_PIXELS = 4096 * 2304  # of the working size, to which every frame is scaled: those of 4K
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 # What torch.load raises for files that are cut short, are something else, or were made to be misread.
 _UNREADABLE = (
@@ -194,6 +195,7 @@ def _own_config(path: Path | str, model: Any) -> GeneratorConfig:
         is_usable = (
             is_usable
             and config.num_blocks <= _MAX_BLOCKS
+            and config.width * config.height <= _MAX_PIXELS
             and config.size_multiple <= _MAX_SIDE
             and type(config.mask_keys) is bool
         )
@@ -202,8 +204,9 @@ def _own_config(path: Path | str, model: Any) -> GeneratorConfig:
     if not is_usable:
         raise CheckpointError(
             f"{path}: its 'model' section is not usable: {quoted(model)}; expected integers from 1 to {_MAX_SIDE}, "
-            f"at most {_MAX_BLOCKS} blocks, channels that four times the number of grids divides, grids whose least "
-            f"common multiple is at most {_MAX_SIDE // FEATURE_STRIDE}, and mask_keys true or false"
+            f"at most {_MAX_BLOCKS} blocks and {_MAX_PIXELS} pixels, channels that four times the number of grids "
+            f"divides, grids whose least common multiple is at most {_MAX_SIDE // FEATURE_STRIDE}, mask_keys true or "
+            "false"
         )
     return config
 

@@ -260,8 +260,9 @@ BIAS = "transformer.0.attention.query_embedding.bias"
         (lambda data: data["model"].update(width=_nested(60)), "its 'model' section is not usable"),
         (lambda data: data["model"].update(channels=True), "its 'model' section is not usable"),
         (lambda data: data["model"].update(channels=10**400), "its 'model' section is not usable"),
+        (lambda data: data["model"].update(width=4096, height=4096), "at most 256 blocks and 9437184 pixels"),
         (lambda data: data["model"].update(mask_keys="no"), "mask_keys true or false"),
-        (lambda data: data["model"].update(grids=[997, 1009]), "common multiple is at most 1024"),
+        (lambda data: data["model"].update(grids=[997, 1009]), "least common multiple is at most 1024"),
         (lambda data: data.update(model="x" * 1_000_000), "its 'model' section is not usable"),
         (lambda data: data.update(format_version=_nested(60)), "checkpoint format [[["),
         (lambda data: data.update(format_version=None), "checkpoint format None"),
@@ -312,7 +313,7 @@ def test_a_header_does_not_get_the_memory_it_asks_for(tmp_path: Path, num_blocks
 
 
 def test_a_header_alone_gets_no_memory(tmp_path: Path, data: dict[str, Any]) -> None:
-    data["model"].update(channels=4096, num_blocks=256, grids=[1, 3, 6, 12], width=4096, height=4096)
+    data["model"].update(channels=4096, num_blocks=256, grids=[1, 3, 6, 12], width=2048, height=2048)
     torch.save(data, tmp_path / "large.pth")
     before = peak_rss_mb()
     assert "missing" in refused(tmp_path / "large.pth")
