@@ -16,6 +16,7 @@ from torch import Tensor
 from sttn_ray.errors import CheckpointError
 from sttn_ray.model.discriminator import Discriminator
 from sttn_ray.model.generator import FEATURE_STRIDE, PRESETS, Generator, GeneratorConfig
+from sttn_ray.model.pickles import refuse_endless
 from sttn_ray.shown import shown
 
 FORMAT_VERSION = 1
@@ -127,6 +128,7 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
     """
     try:
         _check_zip(path)
+        refuse_endless(path)
         data = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such checkpoint file") from error

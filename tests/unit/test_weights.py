@@ -354,3 +354,27 @@ def test_what_a_refusal_advises_works(tmp_path: Path, generator: Generator) -> N
     large = Generator(GeneratorConfig(channels=32, num_blocks=1, width=432, height=240, mask_keys=False))
     torch.save({"netG": large.state_dict()}, tmp_path / "weights.pth")
     assert_same_state(load_generator(tmp_path / "weights.pth").state_dict(), large.state_dict())
+
+
+def _doubled() -> bytes:
+    """The steps that make forty tuples, each of which holds the one before twice."""
+    steps = b")q\x00"
+    for n in range(40):
+        steps += b"h" + bytes([n]) + b"h" + bytes([n]) + b"\x86q" + bytes([n + 1])
+    return steps
+
+
+@pytest.mark.parametrize("steps", [_doubled(), b")" + b"\x85" * 1_000_000, b"(" + b")" * 2000 + b"t"])
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_a_key_without_end_is_not_hashed(tmp_path: Path, data: dict[str, Any], steps: bytes, is_zip: bool) -> None:
+    evil = b"\x80\x02}" + steps + b"K\x01s."
+    path = tmp_path / "endless.pt"
+    torch.save(data, path, _use_new_zipfile_serialization=is_zip)
+    if is_zip:
+        with zipfile.ZipFile(path) as plain, zipfile.ZipFile(tmp_path / "evil.pt", "w") as target:
+            for member in plain.infolist():
+                is_pickle = member.filename.endswith("data.pkl")
+                target.writestr(member.filename, evil if is_pickle else plain.read(member))
+    else:
+        (tmp_path / "evil.pt").write_bytes(evil)
+    assert "refused" in refused(tmp_path / "evil.pt")
