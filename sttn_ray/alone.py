@@ -35,15 +35,19 @@ def on_loopback() -> Iterator[str]:
 
 
 def ray_folder() -> str | None:
-    """A folder for Ray's files that only this user may enter; None where RAY_TMPDIR says another.
+    """A folder for Ray's files that only this user may enter; None where RAY_TMPDIR is too long a path for one in it.
 
     Ray opens its own folder to everybody, so that it lies in one that is closed.
     """
-    if os.environ.get("RAY_TMPDIR"):
-        return None
     name = f"sttn-ray-{os.getuid()}"
-    base = tempfile.gettempdir()
-    return str(closed_folder(name, base if len(base) + len(name) + 1 <= _MAX_FOLDER else "/tmp") / "ray")
+    chosen = os.environ.get("RAY_TMPDIR")
+    base = chosen or tempfile.gettempdir()
+    if len(base) + len(name) + 1 > _MAX_FOLDER:
+        if chosen:
+            return None
+        base = "/tmp"
+    Path(base).mkdir(parents=True, exist_ok=True)
+    return str(closed_folder(name, base) / "ray")
 
 
 def close_token() -> None:

@@ -83,3 +83,6 @@ def test_a_folder_too_deep_for_sockets_is_not_taken(tmp_path: Path, monkeypatch:
     assert Path(ray_folder()).parent.parent == Path("/tmp")
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     assert ray_folder() is None
+    short = tempfile.mkdtemp(dir="/tmp")
+    monkeypatch.setenv("RAY_TMPDIR", short)
+    assert ray_folder() == f"{short}/sttn-ray-{os.getuid()}/ray"
