@@ -1,6 +1,7 @@
 """How far a job is: counts that its operators send, and the line a person reads."""
 
 import logging
+import math
 import sys
 import threading
 import time
@@ -19,6 +20,9 @@ from .gauges import FrameStep, count_frames, show_videos
 log = logging.getLogger(__name__)
 
 BAR_WIDTH = 24
+# The total is told once so many videos are planned that it is right within this share, most likely. The first ones of
+# many may be short, or copied, or fail.
+MIN_SEEN, MAX_ERROR = 20, 0.25
 # Ray Data gives up after half an hour in which no task ends. A segment of 250 frames takes the full-size network longer
 # than that on two cores, and a two-hour film is one task of the index.
 NO_PROGRESS_TIMEOUT_S = 24 * 3600
@@ -46,6 +50,7 @@ class Progress:
         self._frames: dict[str, int] = {}
         self._items: dict[int, str] = {}
         self._planned: set[int] = set()
+        self._squares = 0
         self._known = 0
         self._chain = 0
         self._faults: list[Fault] = []
@@ -55,6 +60,7 @@ class Progress:
         """A video's frames, before the first one is done; said twice they count once."""
         if item not in self._planned:
             self._planned.add(item)
+            self._squares += frames * frames
             self.add("planned", frames)
 
     def add(self, name: FrameStep, frames: int) -> None:
@@ -106,9 +112,13 @@ class Progress:
             show_videos(Counter(self._items.values()))
 
     def counts(self) -> dict[str, int]:
-        """Frames by name, items by status, "seen" (planned or ended), and of these "known", which had ended before."""
+        """Frames by name, items by status, "seen" (planned or ended), and of these "known", which had ended before.
+
+        And "squares": the sum of the squares of the planned videos' frames.
+        """
         seen = len(self._planned | self._items.keys())
-        return {**self._frames, **Counter(self._items.values()), "seen": seen, "known": self._known}
+        told = {"seen": seen, "known": self._known, "squares": self._squares}
+        return {**self._frames, **Counter(self._items.values()), **told}
 
 
 def start_progress(*, exports: bool = False) -> ray.actor.ActorHandle:
@@ -198,6 +208,8 @@ class ProgressLine:
         now = time.monotonic()
         if completed and self._first_frame is None:
             self._first_frame = (now, completed)
+        if not is_known and not _is_sure(seen, num_items, planned, counts["squares"]):
+            return f"{completed} of {planned} frames of the {seen} first videos | {items}"
         bar = "#" * int(completed / total * BAR_WIDTH)
         parts = [f"[{bar:<{BAR_WIDTH}}] {completed}{'/' if is_known else ' of about '}{total} frames", items]
         if self._first_frame and completed > self._first_frame[1]:
@@ -207,3 +219,16 @@ class ProgressLine:
         if "encoded" in counts:
             parts.append(f"encoded {counts['encoded']}")
         return " | ".join(parts)
+
+
+def _is_sure(seen: int, num_items: int, planned: int, squares: int) -> bool:
+    """Whether the mean of the frames of some videos tells that of all, as far as their spread says.
+
+    Args:
+        seen: videos that were planned, or ended without.
+        num_items: all videos.
+        planned, squares: the sum of their frames, and of these numbers' squares.
+    """
+    mean = planned / seen
+    variance = max(0.0, squares / seen - mean * mean) * (1 - seen / num_items)
+    return seen >= MIN_SEEN and 2 * math.sqrt(variance / seen) <= MAX_ERROR * mean
