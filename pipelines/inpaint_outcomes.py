@@ -170,8 +170,16 @@ def _recorded(item: Item, output_dir: StoragePath, settings_hash: str, *, is_sto
     if is_stopped:
         found = _current(item, output_dir, settings_hash)
         return found or pending_outcome("the job was stopped before it; the same command goes on")
-    if (recorded := ItemDir(output_dir, item.output).read_outcome()) is not None:
+    item_dir = ItemDir(output_dir, item.output)
+    if (recorded := item_dir.read_outcome()) is not None:
         return _told(recorded)
+    again = "while the job worked there; the same command does it again"
+    plan = item_dir.read_plan()
+    if plan is None:
+        return failed_outcome("publish", StorageError(f"{item_dir.path}: was deleted {again}"))
+    if missing := [n for n, found in enumerate(item_dir.read_segments(plan)) if found is None]:
+        told = f"{len(missing)} of {len(plan.segments)} segments, as {item_dir.segment_path(missing[0])}"
+        return failed_outcome("publish", StorageError(f"{told}: were deleted or changed {again}"))
     return failed_outcome("publish", RuntimeError("its segments ended without an outcome"))
 
 

@@ -14,17 +14,18 @@ import ray
 from sttn_ray.catalog.attempts import Place, attempt
 from sttn_ray.catalog.items import Item
 from sttn_ray.catalog.manifest import FAILED, FINISHED, pack_outcomes, pending_outcome
-from sttn_ray.catalog.plan import Plan, Settings, input_stats, plan_video
+from sttn_ray.catalog.plan import Plan, Settings, change_of_inputs, describe_change, input_stats, plan_video
 from sttn_ray.catalog.publish import (
     done_outcome,
     outcome_for_touched_inputs,
     outcome_if_current,
     publish_copy,
     publish_if_complete,
+    refuse_target,
 )
 from sttn_ray.catalog.records import ItemDir
 from sttn_ray.catalog.segments import write_segment
-from sttn_ray.errors import ConfigError, StorageError, failed_outcome
+from sttn_ray.errors import ConfigError, DeviceError, PoisonError, StorageError, VideoError, failed_outcome
 from sttn_ray.memory import give_back_memory
 
 from .gauges import count_bytes, timed
@@ -141,7 +142,9 @@ def _plan(item: Item, number: int, job: Job) -> tuple[_Todo, Row | None]:
             if outcome is not None and outcome["status"] in FINISHED:  # by another task, which deleted the work files
                 job.progress.finish.remote(number, outcome["status"])
                 return _NOTHING, outcome
-        return _NOTHING, _fail(None if item.fault is not None else item_dir, number, "plan", error, inputs, job)
+        change = describe_change(item.video, item.mask, inputs) if inputs else None
+        cause = _what_happened(error, change)
+        return _NOTHING, _fail(None if item.fault is not None else item_dir, number, "plan", cause, inputs, job)
     if outcome is not None:
         job.progress.finish.remote(number, outcome["status"])
     else:
@@ -159,6 +162,7 @@ def _plan_item(item: Item, item_dir: ItemDir, inputs: list[Any], settings: Setti
     is_new = plan is None or plan.inputs != inputs or plan.settings_hash != settings.hash()
     if plan is None or is_new:
         plan = plan_video(item, settings)
+        refuse_target(item_dir.output_dir / plan.output, item.video)
         if outcome := outcome_for_touched_inputs(item_dir, plan):
             return _NOTHING, outcome
     if outcome := done_outcome(item_dir, plan):  # by another task, since
@@ -240,7 +244,25 @@ def end_segment(item_dir: ItemDir, item: int, step: str, error: Exception, plan:
         if plan is not None and (outcome := done_outcome(item_dir, plan)):
             job.progress.finish.remote(item, outcome["status"])
             return outcome
+    error = _what_happened(error, change_of_inputs(plan) if plan else None)
     return _fail(item_dir, item, step, error, plan.inputs if plan else [], job)
+
+
+def _what_happened(error: Exception, change: str | None) -> Exception:
+    """The cause of an error, where a file was replaced or deleted by someone else while the job worked with it.
+
+    Args:
+        error: that came of it, or not.
+        change: of the video or its mask.
+    """
+    if isinstance(error, PoisonError | DeviceError):
+        return error
+    if change is not None:
+        return VideoError(change)
+    if isinstance(error, FileNotFoundError):
+        name = error.filename or "a file of the output folder"
+        return StorageError(f"{name}: was deleted while the job worked there; the same command does it again")
+    return error
 
 
 def _fail(item_dir: ItemDir | None, item: int, step: str, error: Exception, inputs: list[Any], job: Job) -> Row:

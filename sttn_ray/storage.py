@@ -67,7 +67,9 @@ def _as_storage_error(path: StoragePath) -> Iterator[None]:
     try:
         yield
     except read_errors() as error:
-        raise StorageError(f"{path}: cannot be written ({reason(error)})") from error
+        is_gone = isinstance(path, Path) and isinstance(error, FileNotFoundError)
+        why = "its folder was deleted meanwhile" if is_gone else reason(error)
+        raise StorageError(f"{path}: cannot be written ({why})") from error
 
 
 def write_record(path: StoragePath, record: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ import sttn_ray
 from sttn_ray.catalog.items import Item
 from sttn_ray.choices import Codec, Interlaced, OnDamage, Precision
 from sttn_ray.completion.schedule import Schedule
-from sttn_ray.errors import MaskError, VideoError
+from sttn_ray.errors import MaskError, StorageError, VideoError
 from sttn_ray.masks.find import find_marks, marks_as_boxes
 from sttn_ray.masks.hole import Hole, make_holes
 from sttn_ray.masks.read import MaskSource, boxes_source, check_emptiness, check_fit, mask_source, read_masks
@@ -206,6 +206,12 @@ def plan_video(item: Item, settings: Settings) -> Plan:
     )
 
 
+def change_of_inputs(plan: Plan) -> str | None:
+    """What happened to a plan's video or mask since it was made; None: nothing."""
+    mask = None if plan.mask.kind == "boxes" else plan.mask.name
+    return describe_change(plan.index.path, mask, plan.inputs)
+
+
 def plan_holes(plan: Plan, settings: Settings, start: int, stop: int, *, has_rim: bool = True) -> Iterator[Hole]:
     """The hole of each of some frames; where the mask stands still, the same object again.
 
@@ -256,6 +262,29 @@ def input_stats(video: str, mask: str | None, boxes: str | None) -> list[Any]:
             raise error(f"{path}: no such file")
         stats += found
     return stats
+
+
+def describe_change(video: str, mask: str | None, before: list[Any]) -> str | None:
+    """What happened to a video or its mask since `input_stats` gave `before`; None: nothing that could be seen."""
+    for path in filter(None, (video, mask)):
+        then = [found for found in before[1:] if _is_of(path, found[0])]
+        try:
+            now = stamps(path)
+        except FileNotFoundError:
+            now = []
+        except StorageError:  # the store or the disk fails, which says nothing of the file
+            return None
+        if now and now == then:
+            continue
+        if not now:
+            return f"{path}: was deleted while it was worked on; put it back and give the same command again"
+        sizes = "" if len(now) > 1 or not then else f" ({then[0][1]} bytes then, {now[0][1]} now)"
+        return f"{path}: was replaced while it was worked on{sizes}; the same command does it anew"
+    return None
+
+
+def _is_of(path: str, file: str) -> bool:
+    return file == path or file.startswith(f"{path.rstrip('/')}/")
 
 
 def _hole_shares(source: MaskSource, index: VideoIndex, settings: Settings) -> list[float]:

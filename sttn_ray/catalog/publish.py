@@ -1,17 +1,53 @@
 """The last step of a video: its segments become the output, checked and named at once."""
 
+import os
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from sttn_ray.catalog.plan import Plan, input_stats
+from sttn_ray.catalog.plan import Plan, change_of_inputs
 from sttn_ray.catalog.records import ItemDir
-from sttn_ray.errors import StorageError, VideoError
+from sttn_ray.errors import CatalogError, StorageError, VideoError
 from sttn_ray.paths import StoragePath, copy_file, on_this_machine
 from sttn_ray.storage import file_sha256, file_stamp, is_file, published
 from sttn_ray.video.assemble import join_segments
 from sttn_ray.video.verify import verify_output
+
+MAX_KEY_BYTES = 1024  # of S3
+
+
+def refuse_target(target: StoragePath, video: str) -> None:
+    """Refuse an output that could not be written: known at plan it costs no work.
+
+    Raises:
+        CatalogError: its name is longer than the file system or the store takes, or something else is in its place.
+    """
+    advice = "give another name in the catalog's column 'output'"
+    if not isinstance(target, Path):
+        if (length := len(target.path.partition("/")[2].encode())) > MAX_KEY_BYTES:
+            raise CatalogError(
+                f"{video}: the name of its output {target} has {length} bytes, a store takes {MAX_KEY_BYTES}; {advice}"
+            )
+        return
+    parent = next(folder for folder in target.parents if os.path.lexists(folder) or folder == folder.parent)
+    if not parent.is_dir():
+        raise CatalogError(f"{video}: its output {target} would lie in {parent}, which is a file; {advice}")
+    most, most_in_all = os.pathconf(parent, "PC_NAME_MAX"), os.pathconf(parent, "PC_PATH_MAX")
+    for part in target.relative_to(parent).parts:
+        if (length := len(os.fsencode(part))) > most:
+            raise CatalogError(
+                f"{video}: the name of its output, {part}, has {length} bytes, the file system of {parent} takes "
+                f"{most}; {advice}"
+            )
+    if (length := len(os.fsencode(target)) + 1) > most_in_all:
+        raise CatalogError(
+            f"{video}: the path of its output {target} has {length} bytes, the system takes {most_in_all}; {advice}"
+        )
+    if target.is_dir():
+        raise CatalogError(f"{video}: its output {target} is a folder already; {advice}")
+    if not os.access(parent, os.W_OK):
+        raise CatalogError(f"{video}: its output would lie in {parent}, which this user cannot write; {advice}")
 
 
 def publish_if_complete(item_dir: ItemDir, plan: Plan) -> dict[str, Any] | None:
@@ -77,9 +113,9 @@ def publish_copy(item_dir: ItemDir, plan: Plan) -> dict[str, Any]:
     with published(target, temporary_dir=_work_dir(item_dir)) as temporary:
         copy_file(plan.index.path, temporary)
         content = _content(temporary)
+        _refuse_changed_inputs(plan)
         if content["sha256"] != plan.index.sha256:
             raise VideoError(f"{plan.index.path}: its copy is not what was read before; run again")
-        _refuse_changed_inputs(plan)
     outcome = _outcome(plan, "copied", target) | content | {"output": name}
     item_dir.write_outcome(outcome)
     item_dir.clear_work()
@@ -107,9 +143,8 @@ def done_outcome(item_dir: ItemDir, plan: Plan) -> dict[str, Any] | None:
 
 
 def _refuse_changed_inputs(plan: Plan) -> None:
-    mask = None if plan.mask.kind == "boxes" else plan.mask.name
-    if input_stats(plan.index.path, mask, plan.inputs[0]) != plan.inputs:
-        raise VideoError(f"{plan.index.path}: it or its mask was replaced while it was worked on; run again")
+    if change := change_of_inputs(plan):
+        raise VideoError(change)
 
 
 def outcome_if_current(item_dir: ItemDir, inputs: list[Any], settings_hash: str) -> dict[str, Any] | None:

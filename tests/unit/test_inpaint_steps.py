@@ -1,5 +1,8 @@
 """What a run decides of a video from its records: what is left to do, and what stands in the manifest."""
 
+import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,11 +19,12 @@ from sttn_ray.catalog import complete as completing
 from sttn_ray.catalog.attempts import Place
 from sttn_ray.catalog.faults import NO_ITEM, Fault, Health
 from sttn_ray.catalog.items import Item
-from sttn_ray.catalog.manifest import manifest_row, write_manifest
-from sttn_ray.catalog.plan import Plan, input_stats
-from sttn_ray.catalog.publish import publish_if_complete
+from sttn_ray.catalog.manifest import manifest_row, unpack_outcomes, write_manifest
+from sttn_ray.catalog.plan import Plan, Settings, input_stats, plan_video
+from sttn_ray.catalog.publish import publish_if_complete, refuse_target
 from sttn_ray.catalog.records import ItemDir
-from sttn_ray.errors import DeviceError, MaskError, StorageError, failed_outcome
+from sttn_ray.errors import CatalogError, DeviceError, MaskError, StorageError, failed_outcome
+from sttn_ray.paths import as_path
 from tests.media import make_video
 from tests.plans import SETTINGS, do_segment
 from tests.sick import ILLEGAL_ACCESS, NO_DRIVER
@@ -335,3 +339,117 @@ def test_a_video_whose_record_is_cleared_has_its_plan(item: Item, job: Job, monk
     monkeypatch.setattr(inpaint_steps, "done_outcome", published_after)
     assert list(left(item, job)) == [0, 1, 2]
     assert item_dir.read_plan() is not None
+
+
+def encoded(item: Item, job: Job, number: int) -> dict[str, Any]:
+    """What comes out of the operator that encodes a segment of a video without a prediction."""
+    plan = ItemDir(job.output_dir, item.output).read_plan()
+    assert plan is not None
+    start, stop = plan.segments[number]
+    row = {"item": 0, "output_name": item.output, "segment": number, "plan_hash": plan.plan_hash, "outcomes": ""}
+    row |= {"samples": [b""] * (stop - start), "completion": {"seconds": 0.0}, "frames": stop - start}
+    return unpack_outcomes(inpaint_steps.make_encode_fn(job)(row)["outcomes"]).get(0, {})
+
+
+@pytest.mark.parametrize("what", ["replaced", "shorter", "cut", "deleted"])
+def test_a_source_that_changes_while_it_is_worked_on_is_not_called_damaged(
+    item: Item, job: Job, tmp_path: Path, what: str
+) -> None:
+    todo, _ = inpaint_steps._plan(item, 0, job)
+    film = tmp_path / "film.mp4"
+    size = film.stat().st_size
+    if what == "replaced":
+        make_video(tmp_path / "new.mp4", num_frames=24, width=128, seed=3).rename(film)
+    elif what == "shorter":
+        make_video(tmp_path / "new.mp4", num_frames=6).rename(film)
+    elif what == "cut":
+        film.write_bytes(film.read_bytes()[: size // 2])
+    else:
+        film.unlink()
+    outcomes = [encoded(item, job, number) for number in todo.frames]
+    (outcome,) = filter(None, outcomes)
+    assert (outcome["status"], outcome["error"], outcome["is_unexpected"]) == ("failed", "VideoError", False)
+    if what == "deleted":
+        wanted = f"{film}: was deleted while it was worked on; put it back and give the same command again"
+    else:
+        wanted = f"{film}: was replaced while it was worked on ({size} bytes then, {film.stat().st_size} now); "
+        wanted += "the same command does it anew"
+    assert outcome["reason"] == wanted
+
+
+def test_the_same_command_does_a_replaced_source(item: Item, job: Job, tmp_path: Path) -> None:
+    inpaint_steps._plan(item, 0, job)
+    make_video(tmp_path / "new.mp4", num_frames=12, seed=3).rename(tmp_path / "film.mp4")
+    assert encoded(item, job, 2)["status"] == "failed"
+    assert finish(item, job)["frames"] == 12
+
+
+def test_a_source_that_is_replaced_while_it_is_planned(
+    item: Item, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def plan(item: Item, settings: Settings) -> Plan:
+        (tmp_path / "film.mp4").write_bytes(b"half of")  # while it is read
+        return plan_video(item, settings)
+
+    monkeypatch.setattr(inpaint_steps, "plan_video", plan)
+    _, outcome = inpaint_steps._plan(item, 0, job)
+    assert outcome is not None
+    assert f"{item.video}: was replaced while it was worked on" in outcome["reason"]
+
+
+@pytest.mark.parametrize("what", ["all", "a segment", "a segment's file"])
+def test_an_output_folder_that_is_emptied_while_the_job_works_is_told(
+    item: Item, job: Job, tmp_path: Path, what: str
+) -> None:
+    todo, _ = inpaint_steps._plan(item, 0, job)
+    first, *others = todo.frames
+    encoded(item, job, first)
+    folder = ItemDir(job.output_dir, item.output).path
+    if what == "all":
+        shutil.rmtree(tmp_path / "out")
+    else:
+        name = "segment-00000.json" if what == "a segment" else "segment-00000.mp4"
+        (folder / name).unlink()
+        for number in others:
+            encoded(item, job, number)
+    (outcome,) = missing_outcomes([item], [], job.output_dir, job.settings.hash(), is_stopped=False).values()
+    assert (outcome["status"], outcome["error"], outcome["is_unexpected"]) == ("failed", "StorageError", False)
+    again = "deleted {}while the job worked there; the same command does it again"
+    if what == "all":
+        assert outcome["reason"] == f"{folder}: was {again.format('')}"
+    else:
+        told = f"1 of 3 segments, as {folder}/segment-00000.mp4: were {again.format('or changed ')}"
+        assert outcome["reason"] == told
+    assert finish(item, job)["frames"] == 24
+
+
+def planned(item: Item, job: Job, output: str) -> str:
+    """Why a video was refused at plan."""
+    todo, outcome = inpaint_steps._plan(replace(item, output=output), 0, job)
+    assert (todo.frames, outcome is not None) == ({}, True)
+    assert outcome is not None
+    assert (outcome["status"], outcome["step"], outcome["is_unexpected"]) == ("failed", "plan", False)
+    reason: str = outcome["reason"]
+    return reason
+
+
+def test_an_output_that_could_not_be_written_is_refused_at_plan(item: Item, job: Job, tmp_path: Path) -> None:
+    most = os.pathconf(tmp_path, "PC_NAME_MAX")
+    assert left(replace(item, output="a" * (most - 4)), job)  # with .mp4
+    assert left(replace(item, output=f"{'b' * most}/c"), job)
+    for output in ("a" * (most - 3), "\u00e9" * (most // 2), f"{'d' * (most + 1)}/a"):
+        reason = planned(item, job, output)
+        assert reason.startswith(f"{item.video}: the name of its output, ")
+        assert reason.endswith(f"takes {most}; give another name in the catalog's column 'output'")
+    assert "bytes, the system takes " in planned(item, job, "/".join(["e" * 200] * 25))
+    (tmp_path / "out/film.d").touch()
+    assert f"would lie in {tmp_path / 'out/film.d'}, which is a file" in planned(item, job, "film.d/a")
+    (tmp_path / "out/there.mp4").mkdir()
+    assert f"its output {tmp_path / 'out/there.mp4'} is a folder already" in planned(item, job, "there")
+
+
+def test_a_key_of_a_store_has_another_limit() -> None:
+    target = as_path("s3://bucket/" + "k" * 1020 + ".mp4")
+    refuse_target(target, "film.mp4")
+    with pytest.raises(CatalogError, match="has 1025 bytes, a store takes 1024; give another name"):
+        refuse_target(as_path("s3://bucket/" + "k" * 1021 + ".mp4"), "film.mp4")
