@@ -16,6 +16,11 @@ Exit status: 0 all videos are in the shards, 1 some are not (videos.parquet says
 request is wrong.
 """
 
+from sttn_ray import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_at_once()  # before all that takes a while to load
+
 import sys
 from collections.abc import Sequence
 

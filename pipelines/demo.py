@@ -10,6 +10,11 @@ curves, before / mask / after, and hole PSNR beside classical fills.
 A network trained for minutes shows that all parts work together, not how good STTN is: that takes days.
 """
 
+from sttn_ray import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_at_once()  # before all that takes a while to load
+
 import sys
 from collections.abc import Sequence
 

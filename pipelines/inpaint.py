@@ -10,8 +10,14 @@ with a row for every video, and records from which the same command goes on afte
 
 With --dry-run it only says what the job would take; with inpaint.preview=N it only draws N videos before and after.
 
-Exit status: 0 all videos are done, 1 some failed (the manifest says why), 2 the request is wrong.
+Exit status: 0 all videos are done, 1 some failed (the manifest says why), 2 the request is wrong, 130 or 143 it was
+interrupted by SIGINT or SIGTERM.
 """
+
+from sttn_ray import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_at_once()  # before all that takes a while to load
 
 import sys
 from collections.abc import Sequence

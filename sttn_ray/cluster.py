@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray._private.services import find_bootstrap_address  # what `ray start` wrote; no public way to ask
 
-from sttn_ray import alone, quiet
+from sttn_ray import alone, interrupts, quiet
 from sttn_ray.errors import ConfigError
 from sttn_ray.paths import ENDPOINT_VARIABLE, is_remote
 
@@ -40,7 +40,15 @@ def connect(*, shows_workers: bool = True, has_dashboard: bool = True) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if ray.is_initialized():
         return
+    interrupts.again()
     quiet.before_start()
+    try:
+        _connect(shows_workers=shows_workers, has_dashboard=has_dashboard)
+    finally:
+        interrupts.again()  # Ray has taken SIGTERM
+
+
+def _connect(*, shows_workers: bool, has_dashboard: bool) -> None:
     # Not address="auto": it would also join the private cluster of another program on this machine, and die with it.
     address = os.environ.get("RAY_ADDRESS") or find_bootstrap_address(None)
     if address and _join(address, shows_workers=shows_workers):

@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import NoReturn
 
 import sttn_ray
-from sttn_ray.program import describe_sections
+from sttn_ray import interrupts
 from sttn_ray.shown import shown
 
 DESCRIPTION = """Video inpainting with STTN, run on Ray.
@@ -55,6 +55,8 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program that the first word names; returns its exit status."""
+    if argv is None:
+        interrupts.end_at_once()
     words = list(sys.argv[1:] if argv is None else argv)
     parser = _Parser(
         "sttn-ray",
@@ -81,6 +83,8 @@ def load_program(name: str) -> ModuleType:
 
 
 def _inpaint(words: list[str]) -> int:
+    from sttn_ray.program import describe_sections  # which loads more than the other programs' names need
+
     program = load_program("inpaint")
     parser = _Parser(
         "sttn-ray inpaint",

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from pydantic.fields import FieldInfo
 
+from sttn_ray import interrupts
 from sttn_ray.config import Experiment, Section, load_experiment, to_yaml
 from sttn_ray.errors import ConfigError, SttnError
 from sttn_ray.shown import ShownFormatter, shown_lines
@@ -36,16 +37,23 @@ def parse_command_line(doc: str, sections: Sequence[str], argv: Sequence[str] | 
 def run_program(
     doc: str, sections: Sequence[str], run: Callable[[Experiment], int], argv: Sequence[str] | None = None
 ) -> int:
-    """Run a program on its command line; returns its exit status, or exits with 2 where the request is wrong."""
+    """Run a program on its command line; returns its exit status, or exits with 2 where the request is wrong.
+
+    SIGINT and SIGTERM end it with 130 and 143, after it has written what it knows.
+    """
     start_log()
     experiment = parse_command_line(doc, sections, argv)
     try:
-        return run(experiment)
-    except SttnError as error:
-        exit_with_faults(error)
-    except KeyboardInterrupt:
-        log.error("interrupted; the same command goes on from here")
-        return 130
+        with interrupts.raised():
+            return run(experiment)
+    except BaseException as error:
+        # Modules in C make other errors of an interrupt while they are loaded.
+        if (number := interrupts.received(error)) is not None:
+            log.error("%s", interrupts.describe(number))
+            return 128 + number
+        if isinstance(error, SttnError):
+            exit_with_faults(error)
+        raise
 
 
 def start_log() -> None:

@@ -13,6 +13,11 @@ train.num_steps a finished training goes on.
 Exit status: 0 trained, 1 the training failed, 2 the request is wrong.
 """
 
+from sttn_ray import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_at_once()  # before all that takes a while to load
+
 import sys
 from collections.abc import Sequence
 

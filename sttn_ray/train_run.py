@@ -18,7 +18,7 @@ import ray.train.torch
 import torch
 
 import sttn_ray
-from sttn_ray import cluster
+from sttn_ray import cluster, interrupts
 from sttn_ray.choices import Precision
 from sttn_ray.config import Experiment, TrainSection, to_yaml
 from sttn_ray.errors import ConfigError, ShardError, StorageError, SttnError
@@ -124,7 +124,7 @@ def fit(experiment: Experiment) -> str | None:
         "precision": precision,
     }
     try:
-        fault = _run_workers(job, options, device, can_grow=can_grow)
+        fault = interrupts.apart(lambda: _run_workers(job, options, device, can_grow=can_grow))
     except ray.train.TrainingFailedError as error:
         fault = f"{_cause(error)}; the same command goes on from the last checkpoint"
     if fault is not None:

@@ -12,6 +12,11 @@ tune.num_trials a finished sweep goes on, with a smaller one the trials that hav
 Exit status: 0 all trials trained, 1 some failed (trials.parquet says why), 2 the request is wrong.
 """
 
+from sttn_ray import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_at_once()  # before all that takes a while to load
+
 from collections.abc import Sequence
 
 from sttn_ray.config import Experiment

@@ -76,7 +76,11 @@ def run(experiment: Experiment) -> int:
     num_trials = max(num_trials, len(trials))
     fault = None
     if len(trials) < num_trials or any(trial["status"] in UNFINISHED for trial in trials):
-        fault = _search(experiment, run_dir, dimensions, num_trials)
+        try:
+            fault = _search(experiment, run_dir, dimensions, num_trials)
+        except KeyboardInterrupt:
+            _conclude(experiment, run_dir, dimensions, num_trials, fault)
+            raise
     return _conclude(experiment, run_dir, dimensions, num_trials, fault)
 
 
@@ -116,6 +120,8 @@ def _search(
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     # Nor does it print of its own: a trial that fails is a row of ours.
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+    # It would end on SIGINT as if all were done.
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     job = {"experiment": _with_absolute_paths(experiment).model_dump(mode="json"), "run_dir": str(run_dir)}
     resources = TRIAL_RESOURCES

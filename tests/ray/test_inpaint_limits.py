@@ -1,5 +1,6 @@
 """`pipelines.inpaint` on what is hostile or hopeless: each is a row of the manifest, soon, and nothing else suffers."""
 
+import os
 import signal
 import struct
 import zipfile
@@ -178,7 +179,12 @@ def test_a_run_out_of_hours_ends_and_the_same_command_goes_on(
 
 
 @pytest.mark.usefixtures("cluster")
-def test_an_interrupted_job_leaves_a_manifest_and_goes_on(tmp_path: Path, checkpoint: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "status", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "ended by SIGTERM")]
+)
+def test_an_interrupted_job_leaves_a_manifest_and_goes_on(
+    tmp_path: Path, checkpoint: Path, number: int, status: int, word: str
+) -> None:
     make_video(tmp_path / "short.mp4", num_frames=12)
     make_video(tmp_path / "long.mp4", num_frames=300)
     (tmp_path / "catalog.csv").write_text("video,boxes\n" + "".join(f'{n}.mp4,"{BOX}"\n' for n in ("short", "long")))
@@ -193,9 +199,12 @@ def test_an_interrupted_job_leaves_a_manifest_and_goes_on(tmp_path: Path, checkp
         program=interrupted,
         moves=files_in(tmp_path / "out"),
     )
-    interrupted.interrupt()
-    assert interrupted.finish(tmp_path / "out") == 130, interrupted.said()
-    assert "interrupted; the same command goes on from here" in interrupted.said()
+    # A terminal sends it to all that the program has started, what stops a container to the program alone.
+    interrupted.interrupt() if number == signal.SIGINT else os.kill(interrupted.pid, number)
+    assert interrupted.finish(tmp_path / "out") == status, interrupted.said()
+    assert interrupted.said().endswith(f"{word}; the same command goes on from here\n")
+    assert "***" not in interrupted.said()  # of C++'s stack
+    assert "Traceback" not in interrupted.said()
     told = {Path(video).name: row["status"] for video, row in manifest(tmp_path / "out").items()}
     assert told == {"short.mp4": "done", "long.mp4": "pending"}
     assert run(tmp_path / "out", checkpoint, *words) == 0
