@@ -16,7 +16,7 @@ import ray
 from PIL import Image
 
 import sttn_ray
-from sttn_ray import cluster
+from sttn_ray import cluster, turns
 from sttn_ray.config import Experiment
 from sttn_ray.corpus import Entry, find_entries
 from sttn_ray.errors import ConfigError, CorpusError, ShardError, failed_outcome
@@ -95,6 +95,7 @@ def run(experiment: Experiment) -> int:
         root,
         f"; ignored by suffix: {dict(corpus.ignored)}" if corpus.ignored else "",
     )
+    turns.await_task(cluster.cpus_per_core())
     interval_s, max_error_fraction = experiment.run.log_interval_s, experiment.corpus.max_error_fraction
     videos = _index_videos(root, wanted, shards, experiment)
     mark_unusable(videos, min_clip_frames=settings.min_clip_frames)

@@ -6,23 +6,27 @@ from contextlib import suppress
 from typing import Any
 
 import ray
+from ray.util.placement_group import PlacementGroup
 
 from sttn_ray import cluster
 from sttn_ray.catalog.items import Item
 from sttn_ray.catalog.plan import Settings
 from sttn_ray.config import Experiment
 from sttn_ray.errors import ConfigError
+from sttn_ray.placement import Node
 
 from .inpaint_completer import Completer
 from .inpaint_faults import Nodes, are_news, known_health, left_behind, next_nodes
 from .inpaint_nodes import NodesChangedError, NodeWatch
 from .inpaint_outcomes import collect
+from .inpaint_part import Part
 from .inpaint_steps import Job, Pool, make_encode_fn, make_plan_fn
 from .progress import ProgressLine, prepare_data
 
 # A task costs the driver some 10 ms. Where there are many videos several are planned in one, though their segments then
 # come later.
 MAX_SINGLE_ITEMS, MAX_ITEMS_A_TASK = 4000, 32
+NO_TURN = "inpaint.max_hours: other jobs held the cluster until then"
 Row = dict[str, Any]
 
 
@@ -32,20 +36,30 @@ def work(
     job: Job,
     network: ray.ObjectRef,
     pool: Pool,
+    part: Part,
     outcomes: dict[int, Row],
     keep: Callable[[], None],
 ) -> tuple[Iterator[Row], str | None]:
     """Do all that has no outcome; returns the rows that are left, and why they are, or None.
 
-    `network` holds the bytes of a `Network`.
+    Args:
+        experiment: what is asked for.
+        items: of the catalog.
+        job: of the first chain of operators.
+        network: the bytes of a `Network`.
+        pool: that `part` carries.
+        part: of the cluster, which is taken; given back by the caller.
+        outcomes: is filled; it may hold some from before.
+        keep: writes the manifest of what is done so far.
 
-    Where the cluster loses nodes for good, or gets some, or GPUs fail, the chain of operators is built anew for what is
-    left, on the nodes that then get work.
+    Where the cluster loses nodes for good, or gets some, or other jobs end, or GPUs fail, the chain of operators is
+    built anew for what is left, on the nodes that then get work.
     """
     nodes = Nodes(pool)
 
     def choose(avoided: Collection[str]) -> Pool:
-        return choose_pool(experiment, job.settings, takes_fewer=True, avoided=avoided)
+        room = None if experiment.run.autoscaling else part.nodes(avoided)
+        return choose_pool(experiment, job.settings, takes_fewer=True, avoided=avoided, nodes=room)
 
     def count() -> int:
         if experiment.run.autoscaling:  # Ray Data itself makes more and fewer
@@ -64,7 +78,7 @@ def work(
         while numbered := [(n, item) for n, item in enumerate(items) if n not in outcomes]:
             left = []
             with suppress(NodesChangedError), NodeWatch(nodes.pool.size, count, falls_sick) as watch:
-                rows = watch.rows(build(numbered, job, network, nodes))
+                rows = watch.rows(build(numbered, job, network, nodes, part.group))
                 stopped = collect(rows, items, outcomes, fraction, tell=line.tell, keep=keep)
                 left = left_behind(known_health(job.progress).faults, job.chain, outcomes)
                 if stopped is not None or not left:
@@ -74,7 +88,10 @@ def work(
             following = next_nodes(nodes, known_health(job.progress), left, choose, line.tell)
             if isinstance(following, str):
                 return iter(()), following
-            nodes = following
+            taken = part.take(following.pool, following.avoided, until_s=job.deadline_s)
+            if taken is None:
+                return iter(()), NO_TURN
+            nodes = following._replace(pool=taken)
     return iter(()), None
 
 
@@ -84,7 +101,12 @@ def choose_device(experiment: Experiment) -> str:
 
 
 def choose_pool(
-    experiment: Experiment, settings: Settings, *, takes_fewer: bool = False, avoided: Collection[str] = ()
+    experiment: Experiment,
+    settings: Settings,
+    *,
+    takes_fewer: bool = False,
+    avoided: Collection[str] = (),
+    nodes: Sequence[Node] | None = None,
 ) -> Pool:
     """The processes that run the network on this cluster.
 
@@ -93,6 +115,7 @@ def choose_pool(
         settings: of the job.
         takes_fewer: whether fewer than asked for will do.
         avoided: ids of nodes that get no work.
+        nodes: what there is of the cluster; default: all of the nodes that answer.
 
     Raises:
         ConfigError: the cluster cannot carry them.
@@ -108,14 +131,21 @@ def choose_pool(
         can_grow=options.autoscaling,
         takes_fewer=takes_fewer,
         avoided=avoided,
+        nodes=nodes,
     )
     gpus = options.gpus_per_actor if settings.device == "cuda" else None
     return Pool(size=size, min_size=min_size, cpus=options.actor_cpus, gpus=gpus, video_cpus=video_cpus)
 
 
-def build(items: Sequence[tuple[int, Item]], job: Job, network: ray.ObjectRef, nodes: Nodes) -> ray.data.Dataset:
+def build(
+    items: Sequence[tuple[int, Item]],
+    job: Job,
+    network: ray.ObjectRef,
+    nodes: Nodes,
+    group: PlacementGroup | None = None,
+) -> ray.data.Dataset:
     """The chain of operators for numbered items; its rows are segments and, where a video ends, the video's outcome."""
-    prepare_data(nodes.avoided)
+    prepare_data(nodes.avoided, group)
     pool = nodes.pool
     numbered = [(n, item.as_dict()) for n, item in items]
     at_once = min(MAX_ITEMS_A_TASK, 1 + len(items) // MAX_SINGLE_ITEMS)

@@ -21,8 +21,9 @@ T = TypeVar("T")
 
 # A node that died may be replaced, which takes a cloud some minutes; the job may stand still for as long.
 FEWER_AFTER_S = 300.0
-# What is being worked on is begun again, a segment in each process: more processes must be worth it.
-MORE_AFTER_S = 3600.0
+# What is being worked on is begun again, a segment in each process: more processes must be worth it. Twice as many are
+# it sooner, as where another job has ended.
+TWICE_AFTER_S, MORE_AFTER_S = 300.0, 3600.0
 CHECK_INTERVAL_S = 10.0
 
 
@@ -45,7 +46,7 @@ class NodeWatch:
     def __init__(self, size: int, count: Callable[[], int], falls_sick: Callable[[], bool] = lambda: False) -> None:
         self._size, self._count, self._falls_sick = size, count, falls_sick
         self._found = size
-        self._fewer_s = self._more_s = 0.0
+        self._fewer_s = self._more_s = self._twice_s = 0.0
         self._is_wrong = self._is_waiting = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -108,7 +109,10 @@ class NodeWatch:
             log.warning("no node has room for a process beside video now: the job waits for nodes")
         self._fewer_s = self._fewer_s + CHECK_INTERVAL_S if 0 < self._found < self._size else 0.0
         self._more_s = self._more_s + CHECK_INTERVAL_S if self._found > self._size else 0.0
-        self._is_wrong = self._fewer_s >= FEWER_AFTER_S or self._more_s >= MORE_AFTER_S
+        self._twice_s = self._twice_s + CHECK_INTERVAL_S if self._found >= 2 * self._size else 0.0
+        self._is_wrong = (
+            self._fewer_s >= FEWER_AFTER_S or self._more_s >= MORE_AFTER_S or self._twice_s >= TWICE_AFTER_S
+        )
         self._is_wrong = self._is_wrong or self._asked(self._falls_sick, False)
 
     def _asked(self, ask: Callable[[], T], before: T) -> T:

@@ -100,10 +100,11 @@ def _do_the_rest(
     """
     import ray
 
-    from sttn_ray import cluster
+    from sttn_ray import cluster, turns
 
-    from .inpaint_chain import choose_device, choose_pool, work
+    from .inpaint_chain import NO_TURN, choose_device, choose_pool, work
     from .inpaint_faults import tell_faults
+    from .inpaint_part import Part
     from .inpaint_steps import Job
     from .progress import start_progress
 
@@ -123,9 +124,15 @@ def _do_the_rest(
 
         chosen = items if is_dry else [items[n] for n in sorted({*_spread(len(items), options.preview or 1)})]
         show = dry_run if is_dry else write_preview
+        turns.await_task(1 if is_dry else pool.cpus)
         return show(chosen, settings, output_dir, held, pool)
     claim_output(output_dir, settings)
     abort_uploads(output_dir)
+    deadline_s = _deadline_s(options.max_hours)
+    part = Part()
+    taken = part.take(pool, until_s=deadline_s)
+    if taken is None:
+        return _conclude(items, outcomes, output_dir, start_s, settings_hash=settings.hash(), stopped=NO_TURN)
     log.info(
         "%d video%s, network %s, on %s in %s, %d process%s of %d threads",
         len(items),
@@ -133,20 +140,23 @@ def _do_the_rest(
         network.description,
         settings.device,
         settings.precision,
-        pool.size,
-        "es"[: 2 * (pool.size != 1)],
-        pool.cpus,
+        taken.size,
+        "es"[: 2 * (taken.size != 1)],
+        taken.cpus,
     )
-    job = Job(settings, str(output_dir), start_progress(exports=True), _deadline_s(options.max_hours))
+    if taken.size < pool.size:
+        log.info("the cluster carries %d processes, but other jobs hold some of its CPUs or GPUs", pool.size)
+    job = Job(settings, str(output_dir), start_progress(exports=True), deadline_s)
     _tell_failures(items, outcomes)
     keep = partial(keep_manifest, output_dir, items, outcomes)
     try:
         # The rows are held until all is written: once they are let go Ray cancels the tasks that are left.
-        _rows, stopped = work(experiment, items, job, held, pool, outcomes, keep)
+        _rows, stopped = work(experiment, items, job, held, taken, part, outcomes, keep)
     except BaseException:
         keep()
+        part.give_back()
         raise
-    return _conclude(
+    status = _conclude(
         items,
         outcomes,
         output_dir,
@@ -155,6 +165,8 @@ def _do_the_rest(
         stopped=stopped,
         tell=partial(tell_faults, job.progress),
     )
+    part.give_back()
+    return status
 
 
 def _conclude(

@@ -27,6 +27,7 @@ from sttn_ray.catalog.records import ItemDir
 from sttn_ray.catalog.segments import write_segment
 from sttn_ray.errors import ConfigError, DeviceError, PoisonError, StorageError, VideoError, failed_outcome
 from sttn_ray.memory import give_back_memory
+from sttn_ray.placement import Need
 
 from .gauges import count_bytes, timed
 
@@ -67,6 +68,10 @@ class Pool(NamedTuple):
     cpus: int
     gpus: float | None
     video_cpus: int
+
+    @property
+    def need(self) -> Need:
+        return Need(self.cpus, self.video_cpus, self.gpus)
 
     @property
     def strategy(self) -> ray.data.ActorPoolStrategy:

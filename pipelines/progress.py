@@ -5,12 +5,15 @@ import math
 import sys
 import threading
 import time
+import warnings
 from collections import Counter
 from collections.abc import Collection
 from typing import Any
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from ray.data.context import DEFAULT_SCHEDULING_STRATEGY, DEFAULT_SCHEDULING_STRATEGY_LARGE_ARGS
+from ray.util.placement_group import PlacementGroup
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from sttn_ray.catalog.faults import Fault, Health
 from sttn_ray.duration import duration
@@ -29,16 +32,45 @@ NO_PROGRESS_TIMEOUT_S = 24 * 3600
 NODE_ID_LABEL = "ray.io/node-id"  # Ray gives it to every node
 
 
-def prepare_data(avoided: Collection[str] = ()) -> None:
-    """Set Ray Data up for our pipelines, before a dataset is built: on all nodes but those avoided."""
+def prepare_data(avoided: Collection[str] = (), group: PlacementGroup | None = None) -> None:
+    """Set Ray Data up for our pipelines, before a dataset is built: in a placement group, or on all nodes but some.
+
+    Args:
+        avoided: ids of nodes that get no work.
+        group: in which all tasks and actors run, and which lies on other nodes.
+    """
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # ours counts frames, Ray's counts blocks
     context.print_on_execution_start = False
     context.use_legacy_dataset_ids = False  # for which an actor would have to start first
     context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
     options = context.execution_options
-    options.label_selector = {NODE_ID_LABEL: f"!in({','.join(sorted(avoided))})"} if avoided else None
+    options.label_selector = without_nodes(avoided) if group is None else None
+    small: Any = DEFAULT_SCHEDULING_STRATEGY
+    large: Any = DEFAULT_SCHEDULING_STRATEGY_LARGE_ARGS
+    if group is not None:
+        small = large = PlacementGroupSchedulingStrategy(_with_object_store(group))
+    with warnings.catch_warnings():  # Ray Data is to lose this way into a placement group, and has no other yet
+        warnings.simplefilter("ignore")
+        context.scheduling_strategy, context.scheduling_strategy_large_args = small, large
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def without_nodes(avoided: Collection[str]) -> dict[str, str] | None:
+    """The label selector of all nodes but those avoided; None: of all nodes."""
+    return {NODE_ID_LABEL: f"!in({','.join(sorted(avoided))})"} if avoided else None
+
+
+def _with_object_store(group: PlacementGroup) -> PlacementGroup:
+    """A placement group as Ray Data is to see it: with a share of the nodes' object stores, as large as that of CPUs.
+
+    It takes what the bundles say for all that there is, and would hold back every task but one where they say nothing
+    of the object store. Ray itself reserves none.
+    """
+    total = ray.cluster_resources()
+    for_each_cpu = total.get("object_store_memory", 0.0) / max(1.0, total.get("CPU", 1.0))
+    bundles = [{**bundle, "object_store_memory": for_each_cpu * bundle["CPU"]} for bundle in group.bundle_specs]
+    return PlacementGroup(group.id, bundle_cache=bundles)
 
 
 @ray.remote(num_cpus=0)

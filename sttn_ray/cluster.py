@@ -15,6 +15,7 @@ from ray._private.services import find_bootstrap_address  # what `ray start` wro
 from sttn_ray import alone, interrupts, quiet
 from sttn_ray.errors import ConfigError
 from sttn_ray.paths import ENDPOINT_VARIABLE, is_remote
+from sttn_ray.placement import Need, Node, best_number, carried_actors, carried_workers
 
 log = logging.getLogger(__name__)
 
@@ -207,7 +208,7 @@ def require_workers(num_workers: int, worker_cpus: int, device: str, *, can_grow
     """
     resources = ray.cluster_resources()
     cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
-    carried = _carried_workers(worker_cpus, device)
+    carried = carried_workers(_all_nodes(), worker_cpus, device)
     if num_workers > carried and can_grow:
         log.info("waiting for nodes: the cluster carries %d of %d workers now", carried, num_workers)
     elif num_workers > carried:
@@ -215,6 +216,11 @@ def require_workers(num_workers: int, worker_cpus: int, device: str, *, can_grow
             f"train.num_workers={num_workers}: with train.worker_cpus={worker_cpus} the cluster of {cpus} CPUs and "
             f"{gpus} GPUs carries {carried} on {device}; lower one of them"
         )
+
+
+def carries_workers(num_workers: int, worker_cpus: int, device: str) -> bool:
+    """Whether the cluster could carry the workers of a training, were it free."""
+    return num_workers <= carried_workers(_all_nodes(), worker_cpus, device)
 
 
 def choose_num_trials(
@@ -238,7 +244,7 @@ def choose_num_trials(
                 "run.autoscaling=true: say tune.max_concurrent, the most trials that nodes are started for"
             )
         return wanted
-    carried = _carried_workers(worker_cpus, device) // num_workers
+    carried = carried_workers(_all_nodes(), worker_cpus, device) // num_workers
     if wanted is None:
         # On a small machine there are more logical CPUs than cores; a training keeps those busy that it asks for.
         cores = (os.cpu_count() or 1) if num_nodes() == 1 else math.inf
@@ -251,14 +257,13 @@ def choose_num_trials(
     return wanted
 
 
-def _carried_workers(worker_cpus: int, device: str) -> int:
-    """How many workers of a training the cluster carries."""
-    carried = 0
-    for node in ray.nodes():
-        if node["Alive"]:
-            on_node = int(node["Resources"].get("CPU", 0)) // worker_cpus
-            carried += min(on_node, int(node["Resources"].get("GPU", 0))) if device == "cuda" else on_node
-    return min(carried, 1) if device == "mps" else carried
+def _all_nodes() -> list[Node]:
+    """The nodes as Ray has them, also those that do not answer."""
+    return [_as_node(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+
+
+def _as_node(resources: dict[str, float]) -> Node:
+    return Node(int(resources.get("CPU", 0)), int(resources.get("GPU", 0)))
 
 
 def choose_num_actors(
@@ -271,6 +276,7 @@ def choose_num_actors(
     can_grow: bool = False,
     takes_fewer: bool = False,
     avoided: Collection[str] = (),
+    nodes: Sequence[Node] | None = None,
 ) -> tuple[int, int]:
     """How few and how many processes run the network: one a GPU or a share of it, or what CPUs carry beside video.
 
@@ -285,24 +291,21 @@ def choose_num_actors(
         can_grow: whether nodes that the cluster does not have yet will be started.
         takes_fewer: whether as many as are carried will do instead of those asked for, at least one.
         avoided: ids of nodes that get no work.
+        nodes: what there is of the cluster; default: all of the nodes that answer.
 
     Raises:
         ConfigError: the cluster cannot carry it, and will not grow. Ray would wait for ever.
     """
-    found = [
-        node["Resources"]
-        for node in ray.nodes()
-        if node["Alive"] and node.get("NodeID") not in avoided and _answers(node)
-    ]
-    if not found and not (can_grow and avoided):
+    need = Need(actor_cpus, video_cpus, gpus_per_actor if device == "cuda" else None)
+    if nodes is None:
+        nodes = list(living_nodes(avoided=avoided).values())
+    if not nodes and not (can_grow and avoided):
         others = " but those that get no work" if avoided else ""
         raise ConfigError(f"no node of the Ray cluster{others} answers; look at `ray status`, and start it anew")
-    nodes = [(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in found]
-    cpus, gpus = sum(node_cpus for node_cpus, _ in nodes), sum(node_gpus for _, node_gpus in nodes)
-    largest = max((node_cpus for node_cpus, _ in nodes), default=0)
-    carried = carried_actors(nodes, actor_cpus, video_cpus, gpus_per_actor if device == "cuda" else None)
-    if device == "mps":
-        carried = min(carried, 1)
+    cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
+    largest = max((node.cpus for node in nodes), default=0)
+    at_most = 1 if device == "mps" else math.inf
+    carried = int(min(carried_actors(nodes, need), at_most))
     if can_grow:
         if wanted is None:
             raise ConfigError("run.autoscaling=true: say run.num_actors, the most processes that nodes are started for")
@@ -326,9 +329,17 @@ def choose_num_actors(
         )
     if faults:
         raise ConfigError(*faults)
-    # Two CPUs for video where there are as many: one plans or decodes while another encodes.
-    size = wanted or max(1, carried if device == "cuda" else min(carried, (cpus - 2 * video_cpus) // actor_cpus))
+    size = wanted or int(min(best_number(nodes, need), at_most))
     return size, size
+
+
+def living_nodes(*, avoided: Collection[str] = ()) -> dict[str, Node]:
+    """The nodes that answer, by id, without those avoided."""
+    return {
+        node["NodeID"]: _as_node(node["Resources"])
+        for node in ray.nodes()
+        if node["Alive"] and node["NodeID"] not in avoided and _answers(node)
+    }
 
 
 def _answers(node: dict[str, Any]) -> bool:
@@ -341,27 +352,3 @@ def _answers(node: dict[str, Any]) -> bool:
     except OSError:
         return False
     return True
-
-
-def carried_actors(
-    nodes: Sequence[tuple[int, int]], actor_cpus: int, video_cpus: int, gpus_per_actor: float | None
-) -> int:
-    """How many processes of the network a cluster carries so that, wherever Ray puts them, a task of video fits too.
-
-    Args:
-        nodes: CPUs and GPUs of each.
-        actor_cpus: CPUs of a process.
-        video_cpus: CPUs of a task, at least 1.
-        gpus_per_actor: of a process, at most 1; None: it needs none.
-    """
-    most = []
-    for cpus, gpus in nodes:
-        # No process takes parts of two GPUs.
-        at_gpus = math.inf if gpus_per_actor is None else gpus * int(1 / gpus_per_actor)
-        most.append(int(min(cpus // actor_cpus, at_gpus)))
-    # Processes on a node after which no task fits there.
-    blocking = [(cpus - video_cpus) // actor_cpus + 1 if cpus >= video_cpus else 0 for cpus, _ in nodes]
-    if any(block > fit for block, fit in zip(blocking, most, strict=True)):
-        return sum(most)  # on such a node one always fits
-    # With this many all nodes may be blocked, those too small for a task being filled last.
-    return max(0, min(sum(most), sum(blocking) - 1))

@@ -16,9 +16,12 @@ import ray
 import ray.train
 import ray.train.torch
 import torch
+from ray.train.v2._internal.exceptions import (
+    WorkerGroupStartupTimeoutError,
+)  # what kind of failure it was: no other way
 
 import sttn_ray
-from sttn_ray import cluster, interrupts
+from sttn_ray import cluster, interrupts, turns
 from sttn_ray.choices import Precision
 from sttn_ray.config import Experiment, TrainSection, to_yaml
 from sttn_ray.errors import ConfigError, ShardError, StorageError, SttnError
@@ -124,7 +127,8 @@ def fit(experiment: Experiment) -> str | None:
         "precision": precision,
     }
     try:
-        fault = interrupts.apart(lambda: _run_workers(job, options, device, can_grow=can_grow))
+        with turns.PendingWatch("CPUs or GPUs for all workers"):
+            fault = _run_in_turn(job, options, device, can_grow=can_grow)
     except ray.train.TrainingFailedError as error:
         fault = f"{_cause(error)}; the same command goes on from the last checkpoint"
     if fault is not None:
@@ -169,6 +173,19 @@ def check_sizes(experiment: Experiment, index: ShardIndex) -> GeneratorConfig:
         )
     crop_size(experiment, index)
     return config
+
+
+def _run_in_turn(job: dict[str, Any], options: TrainSection, device: str, *, can_grow: bool) -> str | None:
+    """Run the workers until all steps are done, however long other jobs hold what they need."""
+    while True:
+        try:
+            return interrupts.apart(lambda: _run_workers(job, options, device, can_grow=can_grow))
+        except ray.train.ControllerError as error:
+            if not isinstance(error.controller_failure, WorkerGroupStartupTimeoutError) or not cluster.carries_workers(
+                options.min_workers or options.num_workers, options.worker_cpus, device
+            ):
+                raise
+            log.info("no place for %d workers yet; trying again", options.num_workers)
 
 
 def _run_workers(job: dict[str, Any], options: TrainSection, device: str, *, can_grow: bool) -> str | None:

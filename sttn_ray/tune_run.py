@@ -17,7 +17,7 @@ import ray.tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
 from ray.tune.search import Searcher
 
-from sttn_ray import cluster, train_run
+from sttn_ray import cluster, train_run, turns
 from sttn_ray.config import Experiment, TuneSection, apply_override, to_yaml
 from sttn_ray.errors import ConfigError, StorageError, TrialError
 from sttn_ray.paths import StoragePath, absolute, on_this_machine
@@ -155,7 +155,8 @@ def _search(
         ),
     )
     try:
-        tuner.fit()
+        with turns.PendingWatch("CPUs or GPUs for a trial's workers"):
+            tuner.fit()
     except (ray.tune.TuneError, StorageError) as error:  # of a callback, in which Tune wraps what it raises
         return str(error).strip().rpartition("\n")[2]
     return None

@@ -12,7 +12,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 
-RAY_IMPORTERS = {f"sttn_ray/{name}.py" for name in ("train_run", "tune_run", "trial", "cluster", "alone", "quiet")}
+WIRING = ("train_run", "tune_run", "trial", "cluster", "turns", "alone", "quiet")
+RAY_IMPORTERS = {f"sttn_ray/{name}.py" for name in WIRING}
 # The plan's hash holds the version of the library that decodes and encodes; it reads no video itself.
 AV_VERSION_READER = "sttn_ray/catalog/plan.py"
 

@@ -4,8 +4,9 @@ import socket
 import pytest
 
 from sttn_ray import cluster
-from sttn_ray.cluster import _answers, carried_actors
+from sttn_ray.cluster import _answers
 from sttn_ray.errors import ConfigError
+from sttn_ray.placement import Need, Node, best_number, carried_actors, smallest_part
 
 CLUSTERS = [
     [(4, 0)],
@@ -32,7 +33,7 @@ def test_wherever_they_are_put_a_task_of_video_fits(nodes, actor_cpus, video_cpu
         min(cpus // actor_cpus, num_gpus * int(1 / gpus) if gpus else cpus // actor_cpus) for cpus, num_gpus in nodes
     ]
     placements = list(itertools.product(*(range(most + 1) for most in per_node)))
-    carried = carried_actors(nodes, actor_cpus, video_cpus, gpus)
+    carried = carried_actors([Node(*node) for node in nodes], Need(actor_cpus, video_cpus, gpus))
     safe = {
         count: all(leaves_room(nodes, p, actor_cpus, video_cpus) for p in placements if sum(p) == count)
         for count in range(sum(per_node) + 1)
@@ -44,9 +45,45 @@ def test_wherever_they_are_put_a_task_of_video_fits(nodes, actor_cpus, video_cpu
     assert carried == sum(per_node) or not safe[carried + 1]
 
 
+@pytest.mark.parametrize("nodes", CLUSTERS)
+@pytest.mark.parametrize("actor_cpus", [1, 2, 3])
+@pytest.mark.parametrize("video_cpus", [1, 2, 4])
+@pytest.mark.parametrize("gpus", [None, 1.0, 0.5])
+def test_a_part_carries_what_it_was_taken_for_and_no_more_is_taken(nodes, actor_cpus, video_cpus, gpus):
+    nodes, need = [Node(*node) for node in nodes], Need(actor_cpus, video_cpus, gpus)
+    for number in range(1, best_number(nodes, need) + 1):
+        part = smallest_part(nodes, need, number)
+        assert carried_actors(part, need) >= number
+        # It lies in the nodes: each bundle in one of its own.
+        left = sorted(nodes, reverse=True)
+        assert all(a.cpus <= b.cpus for a, b in zip(sorted(part, reverse=True), left, strict=False))
+        assert sum(node.gpus for node in part) <= (0 if gpus is None else -(-number // int(1 / gpus)) + 1)
+        one = smallest_part(nodes, need, number, video_tasks=1)
+        assert carried_actors(one, need) >= number
+        assert sum(node.cpus for node in one) <= sum(node.cpus for node in part)
+
+
+def test_a_part_by_hand():
+    three = [Node(3), Node(3)]
+    assert best_number(three, Need(1, 1)) == 4
+    assert smallest_part(three, Need(1, 1), 4) == three
+    assert smallest_part(three, Need(1, 1), 1) == [Node(3)]  # a process and two tasks of video
+    assert smallest_part(three, Need(1, 1), 1, video_tasks=1) == [Node(2)]
+    assert smallest_part([Node(2)], Need(1, 1), 1) == [Node(2)]  # there is no more
+    # The GPUs are left to those who want them, and so are CPUs of which a GPU has no use.
+    assert smallest_part([Node(8, 2), Node(8)], Need(2, 1), 2) == [Node(6)]
+    assert smallest_part([Node(96, 8)], Need(2, 1, 1.0), 1) == [Node(14, 1)]
+    assert smallest_part([Node(96, 8), Node(4, 1)], Need(2, 1, 1.0), 1, video_tasks=1) == [Node(3, 1)]
+
+
+def test_there_is_no_room_beside_video():
+    assert best_number([Node(2)], Need(2, 1)) == 0
+    assert best_number([], Need(1, 1)) == 0
+
+
 def test_a_process_needs_its_cpus_beside_its_gpu():
-    assert carried_actors([(1, 1), (8, 0)], 2, 1, 1.0) == 0
-    assert carried_actors([(2, 1), (8, 0)], 2, 1, 1.0) == 1
+    assert carried_actors([Node(1, 1), Node(8)], Need(2, 1, 1.0)) == 0
+    assert carried_actors([Node(2, 1), Node(8)], Need(2, 1, 1.0)) == 1
 
 
 def test_a_node_that_is_gone_does_not_answer():
@@ -59,7 +96,7 @@ def test_a_node_that_is_gone_does_not_answer():
 def test_a_cluster_of_which_no_node_answers_is_said(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as server:
         node = {"NodeManagerAddress": "127.0.0.1", "NodeManagerPort": server.getsockname()[1]}
-    gone = node | {"Alive": True, "Resources": {"CPU": 4.0}}
+    gone = node | {"NodeID": "a", "Alive": True, "Resources": {"CPU": 4.0}}
     monkeypatch.setattr(cluster.ray, "nodes", lambda: [gone, gone | {"Alive": False}])
     with pytest.raises(ConfigError, match="no node of the Ray cluster answers"):
         cluster.choose_num_actors(None, "cpu", 1, 1)
