@@ -170,11 +170,10 @@ def read_masks(source: MaskSource, index: VideoIndex, start: int, stop: int) -> 
             yield _fitted(mask_from_image(data, name), index)
     else:
         assert source.video is not None
-        turns = source.video.rotation // 90
         try:
             for frame in decode_range(source.video, start, stop):
                 mask = frame.to_ndarray(format="gray") > 127
-                yield _fitted(np.rot90(mask, turns), index)
+                yield _fitted(source.video.as_shown(mask), index)
         except VideoError as error:
             raise MaskError(f"mask video {error}") from error
 
@@ -195,7 +194,7 @@ def _fitted(mask: Mask, index: VideoIndex) -> Mask:
     if mask.shape != (height, width):
         resized = cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
         mask = resized > 0
-    return np.ascontiguousarray(np.rot90(mask, -(index.rotation // 90)))
+    return np.ascontiguousarray(index.as_stored(mask))
 
 
 def _images_source(path: str) -> MaskSource:
