@@ -13,6 +13,8 @@ from sttn_ray.video.damage import has_good_slices
 
 # So far a film's decoding times may step back, by the demuxer's own reckoning, and mean nothing.
 _MAX_STEP_BACK_S = 1
+# Containers that may be cut and joined anywhere; of others players show the first part alone.
+_STREAMS_OF_PARTS = ("mpegts", "mpeg")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +140,9 @@ def read_packets(
     others = tuple(_others(container, shown, streams))
     step_back = streams[shown].step_back(container.streams[shown])
     if (film.shown_pts() is None and step_back) or streams[shown].length_s(container.streams[shown]) > _MAX_STEP_BACK_S:
-        refuse_steps_back(path, [step_back, *(stream.step_back for stream in others if stream.step_back)])
+        refuse_steps_back(
+            path, container.format.name, [step_back, *(stream.step_back for stream in others if stream.step_back)]
+        )
     return shown, film, others
 
 
@@ -197,17 +201,29 @@ def _codec(stream: av.stream.Stream) -> str:
     return str(stream.codec_context.name) if stream.codec_context else "unknown"
 
 
-def refuse_steps_back(path: str, steps: Sequence[str]) -> None:
+def refuse_steps_back(path: str, format: str, steps: Sequence[str]) -> None:
     """Refuse a file of which no order of times can be made, as that of recordings that were put behind each other.
+
+    Args:
+        path: of the file.
+        format: FFmpeg's name of its container.
+        steps: of `OtherStream.step_back`.
 
     Raises:
         VideoError: there are steps back.
     """
-    if steps:
-        raise VideoError(
-            f"{path}: its times go back: {'; '.join(steps)}; so it is where recordings were put behind each other byte "
-            "by byte; give it times that rise (ffmpeg -fflags +genpts -i IN -map 0 -c copy OUT.mkv)"
+    if not steps:
+        return
+    advice = "give it times that rise (ffmpeg -fflags +genpts -i IN -map 0 -c copy OUT.mkv)"
+    if format not in _STREAMS_OF_PARTS:
+        advice = (
+            "join them anew from a list of them, lines like: file 'one.mp4' (ffmpeg -f concat -safe 0 -i LIST -c copy "
+            "OUT.mkv)"
         )
+    raise VideoError(
+        f"{path}: its times go back: {'; '.join(steps)}; so it is where recordings were put behind each other byte by "
+        f"byte; {advice}"
+    )
 
 
 def _distinct(times: Sequence[int | None]) -> list[int] | None:

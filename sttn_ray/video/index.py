@@ -219,7 +219,7 @@ def index_video(
             has_fields = stream.codec_context.field_order in _FIELD_ORDERS
             is_reordered = stream.codec_context.has_b_frames
         if on_damage == "fail":
-            _refuse_damage(path, num_bytes, missing, film.damaged_pts, header["time_base"])
+            _refuse_damage(path, num_bytes, missing, film.damaged_pts, header["time_base"], header["format"])
         first, is_damaged = _decode_first(path, number, on_damage)
         times = find_times(path, number, film, format=header["format"], is_reordered=is_reordered)
     except av.FFmpegError as error:
@@ -270,13 +270,18 @@ def _films(container: av.container.InputContainer, path: str) -> list[av.VideoSt
     return known
 
 
-def _refuse_damage(path: str, num_bytes: int, missing: int, damaged: Sequence[int | None], time_base: Fraction) -> None:
+def _refuse_damage(
+    path: str, num_bytes: int, missing: int, damaged: Sequence[int | None], time_base: Fraction, format: str
+) -> None:
     advice = "copy it anew from where it came (to inpaint it as it is, inpaint.on_damage=conceal does that)"
     if missing:
         raise VideoError(
             f"{path}: ends early: it has {num_bytes} bytes, its container tells of {num_bytes + missing}; {advice}"
         )
     if damaged:
+        if format == "mpegts":
+            advice += "; where recordings were joined nothing is missing, and remuxing it helps (ffmpeg -i IN -map 0 "
+            advice += "-c copy OUT.mkv)"
         first = "" if damaged[0] is None else f", the first at {float(damaged[0] * time_base):.3f} s"
         raise VideoError(
             f"{path}: damaged: {len(damaged)} of its frames lack parts or do not fit their checksums{first}; {advice}"

@@ -117,6 +117,30 @@ def test_recordings_that_were_put_behind_each_other(tmp_path: Path, suffix: str,
         assert len(frame_times(output)) == 80
 
 
+def test_a_recording_in_two_parts_whose_times_go_on(tmp_path: Path) -> None:
+    """Where they were joined a packet looks as if a part of it were lost."""
+    first = make_video(tmp_path / "one.ts", audio=True)
+    second = make_video(tmp_path / "two.ts", pts=[512 * n for n in range(50, 90)])
+    path = tmp_path / "both.ts"
+    path.write_bytes(first.read_bytes() + second.read_bytes())
+    with pytest.raises(VideoError, match=r"lack parts.*where recordings were joined nothing is missing") as raised:
+        index_video(str(path))
+    if shutil.which("ffmpeg"):
+        assert len(frame_times(reencode(follow(str(raised.value), path), tmp_path / "out"))) == 80
+
+
+def test_films_that_were_put_behind_each_other(tmp_path: Path) -> None:
+    first = make_video(tmp_path / "one.mkv", audio=True)
+    path = tmp_path / "both.mkv"
+    path.write_bytes(first.read_bytes() * 2)
+    with pytest.raises(VideoError, match="its times go back: stream 0") as raised:
+        index_video(str(path))
+    (tmp_path / "LIST").write_text("file 'one.mkv'\nfile 'one.mkv'\n")
+    if shutil.which("ffmpeg"):
+        joined = follow(str(raised.value).replace("-i LIST", "-i IN"), tmp_path / "LIST")
+        assert len(frame_times(reencode(joined, tmp_path / "out"))) == 80
+
+
 def test_sound_whose_times_go_back_is_told_before_all_work(tmp_path: Path) -> None:
     """As where the sound of a recording ends behind the beginning of the next one's."""
     first = make_video(tmp_path / "one.ts", audio=True)
