@@ -191,7 +191,9 @@ class Painter:
     def _draw_plain(self, item: Item, number: int) -> list[Row]:
         """The picture alone, so that a box can be read off."""
         on_damage = self._settings.on_damage
-        index = index_video(item.video, interlaced=self._settings.interlaced, on_damage=on_damage)
+        index = index_video(
+            item.video, interlaced=self._settings.interlaced, on_damage=on_damage, alpha=self._settings.alpha
+        )
         frame = index.num_frames // 2
         picture = displayed_frame(index, frame, on_damage=on_damage)
         alone = draw_preview(picture, np.zeros(picture.shape[:2], bool), None)

@@ -293,4 +293,6 @@ def make_settings(
         crf=encode.crf,
         preset=encode.preset,
         encoder_threads=encode.threads,
+        sound=encode.sound,
+        alpha=encode.alpha,
     )

@@ -13,4 +13,6 @@ Precision = Literal["fp32", "bf16"]
 Codec = Literal["libx264", "x264-lossless", "ffv1"]
 Interlaced = Literal["refuse", "deinterlace"]
 OnDamage = Literal["fail", "conceal"]
+Alpha = Literal["refuse", "keep"]
+Sound = Literal["copy", "flac"]
 BOX_SYNTAX = "x,y,width,height[@start_s-end_s], joined by ';', in pixels of the upright picture, or with %"

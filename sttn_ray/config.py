@@ -17,6 +17,7 @@ from sttn_ray.choices import (
     BOX_SYNTAX,
     FAMILIES,
     AdversarialLoss,
+    Alpha,
     Codec,
     Family,
     Fit,
@@ -25,6 +26,7 @@ from sttn_ray.choices import (
     Interlaced,
     OnDamage,
     Preset,
+    Sound,
 )
 from sttn_ray.errors import ConfigError
 from sttn_ray.shown import without_secrets
@@ -359,6 +361,8 @@ class EncodeSection(Section):
         Field("fast", description="effort of x264")
     )
     threads: int = Field(1, ge=1, le=64, description="threads of one encoder; another number makes other bytes")
+    sound: Sound = Field("copy", description="of a kind that no container takes: copy refuses, flac converts it")
+    alpha: Alpha = Field("refuse", description="of a transparent video: refuse, or keep as it is, with ffv1")
 
 
 class DemoSection(Section):

@@ -276,7 +276,7 @@ def scaled_size(width: int, height: int, target_width: int, target_height: int, 
 def _read_video(index: VideoIndex, start: int, stop: int, size: tuple[int, int]) -> Iterator[NDArray[np.uint8]]:
     width, height = size[::-1] if index.rotation % 180 else size  # as coded
     for frame in decode_range(index, start, stop):
-        yield np.rot90(scaled_rgb(frame, width, height), index.rotation // 90)
+        yield index.as_shown(scaled_rgb(frame, width, height))
 
 
 def _read_images(root: str, source: Source, start: int, stop: int) -> Iterator[NDArray[np.uint8]]:

@@ -14,7 +14,7 @@ from sttn_ray.errors import ConfigError, StorageError
 from sttn_ray.paths import ALL, StoragePath, is_remote, open_binary, read_errors, reading, reason, stamps
 from sttn_ray.scratch import scratch_folder
 
-_CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
 @contextmanager
@@ -45,7 +45,7 @@ def published(path: StoragePath, *, temporary_dir: Path | None = None) -> Iterat
             yield temporary
         except OSError as error:
             # The block's other errors are about what it reads, and are its own to tell.
-            if error.errno in _CANNOT_WRITE:
+            if error.errno in CANNOT_WRITE:
                 raise StorageError(f"{path}: cannot be written ({error.strerror})") from error
             raise
         with _as_storage_error(path):

@@ -3,7 +3,6 @@
 import os
 import posixpath
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
@@ -58,10 +57,35 @@ def read_catalog(path: str) -> list[Item]:
     an item with a fault.
 
     Raises:
-        CatalogError: the file is missing, is of another kind, has other columns, or has no rows.
+        CatalogError: the file is missing, is of another kind, has other columns, has no rows, or several rows would
+            write one output.
     """
     rows = read_rows(path, "catalog", CatalogError, columns=COLUMNS, required="video")
-    return _named(rows, path.rpartition("/")[0] if is_remote(path) else str(Path(path).absolute().parent))
+    items = _named(rows, path.rpartition("/")[0] if is_remote(path) else str(Path(path).absolute().parent))
+    _refuse_collisions(items, path)
+    return items
+
+
+def _refuse_collisions(items: Sequence[Item], catalog: str) -> None:
+    """All of them at once: which of the videos a name is for, nobody but the catalog's owner can say."""
+    rows: dict[str, list[Item]] = {}
+    for item in items:
+        if item.fault is None:
+            rows.setdefault(item.output, []).append(item)
+    faults = [
+        f"{catalog}: {len(same)} rows would write {same[0].output}: {', '.join(item.video for item in same)}"
+        for same in rows.values()
+        if len(same) > 1
+    ]
+    if faults:
+        example = next(same for same in rows.values() if len(same) > 1)[-1]
+        suffix = PurePosixPath(example.video).suffix.lower().lstrip(".")
+        given = f"{example.output}-{suffix or 2}"
+        faults.append(
+            "an output's suffix is that of its container: give all but one of each another name in the column 'output' "
+            f"(as {given} for {example.video}); rows without one there keep theirs"
+        )
+        raise CatalogError("\n".join(faults))
 
 
 def refuse_overwriting(
@@ -106,7 +130,7 @@ def _real(path: str) -> str:
 
 
 def _named(rows: Sequence[dict[str, Any]], folder: str, *, needs_mask: bool = True) -> list[Item]:
-    """Items with absolute paths and an output name each; names that two items share are faults."""
+    """Items with absolute paths and an output name each."""
     videos = ["" if _odd_text(row) else _absolute(row.get("video"), folder) for row in rows]
     items = []
     for row, video in zip(rows, videos, strict=True):
@@ -137,13 +161,7 @@ def _named(rows: Sequence[dict[str, Any]], folder: str, *, needs_mask: bool = Tr
                 fault=fault,
             )
         )
-    counts = Counter(item.output for item in items if item.fault is None)
-    return [
-        _with_fault(item, f"{item.video}: {counts[item.output]} items would write {item.output}; set their 'output'")
-        if item.fault is None and counts[item.output] > 1
-        else item
-        for item in items
-    ]
+    return items
 
 
 def _is_ours(parts: Sequence[str], video: str) -> bool:
@@ -182,10 +200,6 @@ def _unknown_scheme(*paths: str) -> str | None:
 def _without_suffix(name: PurePosixPath) -> str:
     # "clip.01" and "Mr. Smith" are names without a suffix.
     return str(name.with_suffix("") if _VIDEO_SUFFIX.fullmatch(name.suffix) else name)
-
-
-def _with_fault(item: Item, fault: str) -> Item:
-    return Item(**{**item.as_dict(), "fault": fault})
 
 
 def _absolute(path: Any, folder: str) -> str:

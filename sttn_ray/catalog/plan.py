@@ -1,7 +1,8 @@
 """The plan of one video: everything its segments need to know, found before any of them runs."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 import sttn_ray
 from sttn_ray.catalog.items import Item
-from sttn_ray.choices import Codec, Interlaced, OnDamage, Precision
+from sttn_ray.choices import Alpha, Codec, Interlaced, OnDamage, Precision, Sound
 from sttn_ray.completion.schedule import Schedule
 from sttn_ray.errors import MaskError, StorageError, VideoError
 from sttn_ray.masks.find import find_marks, marks_as_boxes
@@ -19,8 +20,9 @@ from sttn_ray.masks.hole import Hole, make_holes
 from sttn_ray.masks.read import MaskSource, boxes_source, check_emptiness, check_fit, mask_source, read_masks
 from sttn_ray.paths import stamps
 from sttn_ray.storage import record_hash
-from sttn_ray.video.assemble import Container, choose_container
+from sttn_ray.video.assemble import Container
 from sttn_ray.video.color import ColorFormat
+from sttn_ray.video.container import choose_container
 from sttn_ray.video.encode import EncoderSettings, choose_encoder
 from sttn_ray.video.index import VideoIndex, index_video
 
@@ -52,6 +54,8 @@ class Settings:
     crf: int
     preset: str
     encoder_threads: int
+    sound: Sound = "copy"
+    alpha: Alpha = "refuse"
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "schedule": asdict(self.schedule)}
@@ -133,6 +137,7 @@ class Plan:
                         **container,
                         "copied": tuple(container["copied"]),
                         "dropped": tuple(container["dropped"]),
+                        "converted": tuple(container.get("converted", ())),  # an older record lacks it
                     }
                 ),
                 "encoder": EncoderSettings(**data["encoder"]),
@@ -150,19 +155,11 @@ def plan_video(item: Item, settings: Settings) -> Plan:
         VideoError, MaskError: it cannot be done; the message says why.
     """
     inputs = input_stats(item.video, item.mask, item.boxes)
-    index = index_video(item.video, interlaced=settings.interlaced, on_damage=settings.on_damage)
+    index, encoder, encoder_note, container = _plan_video(item.video, settings)
     source, found_note = _mask_source(item, index, settings)
-    encoder, encoder_note = choose_encoder(
-        index,
-        codec=settings.codec,
-        crf=settings.crf,
-        preset=settings.preset,
-        threads=settings.encoder_threads,
-    )
     note = check_fit(source, index)
     shares = _hole_shares(source, index, settings)
     _check_holes(item, source, index, shares, settings)
-    container = choose_container(index, encoder)
     starts = range(0, index.num_frames, settings.segment_frames)
     segments = tuple((s, min(s + settings.segment_frames, index.num_frames)) for s in starts)
     identity = {
@@ -184,6 +181,13 @@ def plan_video(item: Item, settings: Settings) -> Plan:
     if films := [stream for stream in index.others if stream.kind == "video"]:
         told = ", ".join(f"{stream.index} ({stream.codec})" for stream in films)
         notes.append(f"inpainted is stream {index.stream}; copied as they are, with what they show: video {told}")
+    if encoder.encoder == "libx264rgb":
+        notes.append("RGB is kept as H.264 of RGB (4:4:4), which not every player shows")
+    if container.converted:
+        streams = [stream for stream in index.others if stream.index in container.converted]
+        notes.append(f"no container takes its sound; converted to FLAC: {'; '.join(map(str, streams))}")
+    if empty := [stream for stream in index.others if stream.is_empty]:
+        notes.append(f"left out, since they hold nothing: {'; '.join(map(str, empty))}")
     if container.dropped:
         notes.append(f"not copied (chapters and time codes are written anew): {'; '.join(container.dropped)}")
     if index.missing_bytes:
@@ -210,6 +214,41 @@ def change_of_inputs(plan: Plan) -> str | None:
     """What happened to a plan's video or mask since it was made; None: nothing."""
     mask = None if plan.mask.kind == "boxes" else plan.mask.name
     return describe_change(plan.index.path, mask, plan.inputs)
+
+
+def _plan_video(path: str, settings: Settings) -> tuple[VideoIndex, EncoderSettings, str | None, Container]:
+    """What a video holds, what encodes it, with a note, and what takes the output; all that speaks against it at once.
+
+    Raises:
+        VideoError: something does.
+    """
+    faults: list[str] = []
+    index = index_video(
+        path, interlaced=settings.interlaced, on_damage=settings.on_damage, alpha=settings.alpha, faults=faults
+    )
+    choose = partial(
+        choose_encoder,
+        codec=settings.codec,
+        crf=settings.crf,
+        preset=settings.preset,
+        threads=settings.encoder_threads,
+    )
+    looked_at = index
+    try:
+        encoder, note = choose(index)
+    except VideoError as error:
+        if not faults:
+            faults.append(str(error).removeprefix(f"{path}: "))
+        # No container takes such pictures; the sound is looked at all the same.
+        looked_at = replace(index, pix_fmt="yuv420p", decoded_pix_fmt="", width=64, height=64, color=(0, 2, 2, 2))
+        encoder, note = choose(looked_at)
+    try:
+        container = choose_container(looked_at, encoder, sound=settings.sound)
+    except VideoError as error:
+        raise VideoError("; ".join([str(error), *faults])) from error
+    if faults:
+        raise VideoError(f"{path}: {'; '.join(faults)}")
+    return index, encoder, note, container
 
 
 def plan_holes(plan: Plan, settings: Settings, start: int, stop: int, *, has_rim: bool = True) -> Iterator[Hole]:

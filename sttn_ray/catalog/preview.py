@@ -102,8 +102,8 @@ def _mask_areas(source: MaskSource, index: VideoIndex) -> NDArray[np.int64]:
 
 def _as_displayed(planes: Planes, color: ColorFormat, index: VideoIndex) -> Picture:
     rgb = np.rint(planes_to_rgb(planes, color) * 255).astype(np.uint8)
-    return np.ascontiguousarray(np.rot90(rgb, index.rotation // 90))
+    return np.ascontiguousarray(index.as_shown(rgb))
 
 
 def _turned(pixels: NDArray[np.bool_], index: VideoIndex) -> NDArray[np.bool_]:
-    return np.ascontiguousarray(np.rot90(pixels, index.rotation // 90))
+    return np.ascontiguousarray(index.as_shown(pixels))

@@ -159,7 +159,7 @@ class Engine:
             return
         references = windows.references(center, shot, self.schedule)
         union = _union_of_holes(source[n].hole.pixels for n in neighbors)
-        regions = find_regions(union, self.model_size)
+        regions = find_regions(union, self.model_size, step=max(2, *color.chroma_step))
         # Features serve again while a region stays where it is; those of other places would pile up.
         boxes = {region.box for region in regions}
         for key in [k for k in memory if k[0] not in boxes or k[1] not in source]:

@@ -31,6 +31,8 @@ def to_rgb(planes: Sequence[Tensor], color: ColorFormat) -> Tensor:
 
     Chroma is enlarged bilinearly.
     """
+    if color.is_rgb:
+        return torch.stack([planes[number].float() * (1 / color.maximum) for number in (2, 0, 1)])
     luma_offset, luma_scale, chroma_offset, chroma_scale = code_scales(color)
     y_HW = (planes[0].float() - luma_offset) * (1 / luma_scale)
     height, width = y_HW.shape
@@ -55,6 +57,8 @@ def to_planes(rgb_CHW: Tensor, color: ColorFormat) -> list[Tensor]:
 
     A chroma sample at the right or lower edge that has fewer pixels takes the last ones again.
     """
+    if color.is_rgb:
+        return [rgb_CHW[number] * color.maximum for number in (1, 2, 0)]
     luma_offset, luma_scale, chroma_offset, chroma_scale = code_scales(color)
     kr, kb = color.kr, color.kb
     red, green, blue = rgb_CHW

@@ -27,12 +27,13 @@ class Region(NamedTuple):
     target: Box
 
 
-def find_regions(hole: NDArray[np.bool_], model_size: tuple[int, int]) -> list[Region]:
+def find_regions(hole: NDArray[np.bool_], model_size: tuple[int, int], *, step: int = 2) -> list[Region]:
     """Cover a hole with regions.
 
     Args:
         hole: (height, width), the union of a window's holes.
         model_size: the network's working width and height.
+        step: of the grid on which crops lie, as chroma samples do: 2, or 4.
 
     Returns:
         Regions whose targets hold all hole pixels; none where there is no hole.
@@ -52,7 +53,7 @@ def find_regions(hole: NDArray[np.bool_], model_size: tuple[int, int]) -> list[R
                     del targets[i]
                     merged = True
                     break
-    return [Region(_place(target, size, model_size), target) for target in targets]
+    return [Region(_place(target, size, model_size, step), target) for target in targets]
 
 
 def _hole_boxes(hole: NDArray[np.bool_]) -> list[Box]:
@@ -83,19 +84,19 @@ def _scale(target: Box, size: tuple[int, int], model_size: tuple[int, int]) -> f
     return scale
 
 
-def _place(target: Box, size: tuple[int, int], model_size: tuple[int, int]) -> Box:
+def _place(target: Box, size: tuple[int, int], model_size: tuple[int, int], step: int) -> Box:
     scale = _scale(target, size, model_size)
-    grid = max(2, round(GRID_PX * scale / 2) * 2)
+    grid = max(step, round(GRID_PX * scale / step) * step)
     spans = []
     for axis in (0, 1):
         full = size[axis]
-        # Even, so that crops lie on the chroma grid.
-        length = min(full, round(model_size[axis] * scale / 2) * 2)
+        # So that crops lie on the chroma grid.
+        length = min(full, round(model_size[axis] * scale / step) * step)
         middle = (target[axis] + target[axis + 2]) / 2
         start = round((middle - length / 2) / grid) * grid
         # The grid must not push the target out of the box, as it could with a small network.
-        start = min(max(start, -((length - target[axis + 2]) // 2 * 2)), target[axis] // 2 * 2)
-        start = min(max(0, start), (full - length) // 2 * 2)
+        start = min(max(start, -((length - target[axis + 2]) // step * step)), target[axis] // step * step)
+        start = min(max(0, start), (full - length) // step * step)
         spans.append((start, start + length))
     (left, right), (top, bottom) = spans
     # An odd frame's last row and column belong to the regions that touch them.

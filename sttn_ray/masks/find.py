@@ -111,7 +111,7 @@ def sample_luma(index: VideoIndex, numbers: Sequence[int], *, on_damage: OnDamag
             if number in wanted:
                 luma = cv2.resize(frame_planes(frame, color)[0], size, interpolation=cv2.INTER_AREA)
                 luma = (luma >> (color.bits - 8)).astype(np.uint8)
-                samples.append(np.rot90(luma, index.rotation // 90))
+                samples.append(index.as_shown(luma))
     return np.stack(samples)
 
 

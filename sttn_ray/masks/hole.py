@@ -35,14 +35,14 @@ def make_hole(mask: NDArray[np.bool_], *, dilation_px: int, feather_px: int, chr
         mask: (height, width), True = to be removed.
         dilation_px: radius in source pixels.
         feather_px: width of the soft rim, inside the dilated hole; 0: none.
-        chroma_step: luma pixels per chroma sample, (horizontal, vertical), each 1 or 2.
+        chroma_step: luma pixels per chroma sample, (horizontal, vertical), each 1, 2 or 4.
     """
     around = find_box(mask)
     pixels = np.zeros_like(mask)
     if around is None:
         return Hole(pixels, None, None)
     # One pixel of rim beyond what the hole can reach, from which distances are counted; none at the frame's edge.
-    left, top, right, bottom = _enlarged(around, dilation_px + 2 + 1, chroma_step, mask.shape)
+    left, top, right, bottom = _enlarged(around, dilation_px + max(2, *chroma_step) + 1, chroma_step, mask.shape)
     inside = mask[top:bottom, left:right].astype(np.uint8)
     if dilation_px:
         size = 2 * dilation_px + 1
@@ -100,12 +100,16 @@ def _grown_to_grid(pixels: NDArray[np.uint8], chroma_step: tuple[int, int]) -> N
     """Whole chroma samples where any of their pixels is set; by slices, which is many times faster than by blocks."""
     step_x, step_y = chroma_step
     height, width = pixels.shape
-    if step_x == 2:
-        pairs = pixels[:, ::2].copy()
-        pairs[:, : width // 2] |= pixels[:, 1::2]
-        pixels = np.repeat(pairs, 2, 1)[:, :width]
-    if step_y == 2:
-        pairs = pixels[::2].copy()
-        pairs[: height // 2] |= pixels[1::2]
-        pixels = np.repeat(pairs, 2, 0)[:height]
+    if step_x > 1:
+        blocks = pixels[:, ::step_x].copy()
+        for shift in range(1, step_x):
+            part = pixels[:, shift::step_x]
+            blocks[:, : part.shape[1]] |= part
+        pixels = np.repeat(blocks, step_x, 1)[:, :width]
+    if step_y > 1:
+        blocks = pixels[::step_y].copy()
+        for shift in range(1, step_y):
+            part = pixels[shift::step_y]
+            blocks[: part.shape[0]] |= part
+        pixels = np.repeat(blocks, step_y, 0)[:height]
     return np.ascontiguousarray(pixels)

@@ -237,13 +237,12 @@ def _pictures(source: MaskSource, start: int, stop: int) -> Iterator[MaskPicture
             yield read_picture(data, name)
     else:
         assert source.video is not None
-        turns = source.video.rotation // 90
         if source.num_masks is None:
             start, stop = 0, 1
         try:
             for frame in decode_range(source.video, start, stop):
                 picture = _read_frame(frame, source.name)
-                yield picture._replace(hole=np.rot90(picture.hole, turns))
+                yield picture._replace(hole=source.video.as_shown(picture.hole))
         except VideoError as error:
             raise MaskError(f"mask video {error}") from error
 
@@ -274,7 +273,7 @@ def _fitted(mask: Mask, index: VideoIndex) -> Mask:
     if mask.shape != (height, width):
         resized = cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
         mask = resized > 0
-    return np.ascontiguousarray(np.rot90(mask, -(index.rotation // 90)))
+    return np.ascontiguousarray(index.as_stored(mask))
 
 
 def _images_source(path: str, index: VideoIndex | None) -> MaskSource:

@@ -1,25 +1,26 @@
 """Segments joined to one file without re-encoding, with every other stream of the source copied."""
 
 import heapq
-import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
+from math import lcm
 from pathlib import Path
 
 import av
 
 from sttn_ray.errors import VideoError
-from sttn_ray.video.copied import add_copies, copy_stream_tags, kept_packets, make_players_show
-from sttn_ray.video.encode import EncoderSettings, set_picture_tags, tick_of
+from sttn_ray.storage import CANNOT_WRITE
+from sttn_ray.video.copied import Starts, copy_stream_tags, make_players_show, source_packets
+from sttn_ray.video.encode import set_picture_tags, tick_of
 from sttn_ray.video.index import VideoIndex
 from sttn_ray.video.source import open_video
+from sttn_ray.video.tracks import Track, add_tracks
 
-# Containers that keep every source timestamp exactly. Others go to mp4 where all streams fit, else to Matroska.
-_MUXERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 # Written by the muxer itself.
 _OWN_METADATA = {"major_brand", "minor_version", "compatible_brands", "encoder"}
+_MAX_TIMESCALE = (1 << 31) - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,50 +30,31 @@ class Container:
     Attributes:
         suffix: of the file name, with its dot.
         muxer: FFmpeg's name.
-        copied: indices of the source's streams that are copied.
+        copied: indices of the source's streams that are copied, or converted.
         dropped: streams that no container takes, as "index kind codec".
+        converted: those of `copied` whose sound becomes FLAC.
     """
 
     suffix: str
     muxer: str
     copied: tuple[int, ...]
-    dropped: tuple[str, ...]
+    dropped: tuple[str, ...] = ()
+    converted: tuple[int, ...] = ()
 
-
-def choose_container(index: VideoIndex, settings: EncoderSettings) -> Container:
-    """The source's own container where all its streams fit there, else mp4, else mkv; found by trying.
-
-    Streams that cannot be copied (time codes, telemetry, some kinds of subtitles) are dropped and named; sound is not.
-
-    Raises:
-        VideoError: none takes its sound, or all streams together.
-    """
-    copyable, dropped = [], []
-    for stream in index.others:
-        is_media = stream.kind in ("audio", "subtitle", "video", "cover", "attachment")
-        if is_media and any(_fits(index, muxer, [stream.index]) for muxer in ("matroska", "mp4")):
-            copyable.append(stream.index)
-        elif stream.kind == "audio":
-            raise VideoError(
-                f"{index.path}: its sound (stream {stream.index}, {stream.codec}) fits no container that is written "
-                "here and would be lost; convert it first (ffmpeg -i IN -map 0 -c copy -c:a flac OUT.mkv)"
-            )
-        else:
-            dropped.append(f"{stream.index} {stream.kind} {stream.codec}")
-    own = Path(index.path).suffix.lower()
-    # WebM takes neither H.264 nor FFV1; its streams belong in Matroska, of which it is a part.
-    candidates = [own] if own in _MUXERS else [".mkv"] if own == ".webm" else [".mp4", ".mkv"]
-    for suffix in [*candidates, ".mkv"]:
-        if _MUXERS[suffix] == "mov" and settings.encoder == "ffv1":
-            continue  # FFmpeg writes FFV1 to mp4 and mkv only
-        if _fits(index, _MUXERS[suffix], copyable):
-            return Container(suffix=suffix, muxer=_MUXERS[suffix], copied=tuple(copyable), dropped=tuple(dropped))
-    names = [f"{s.index} {s.kind} {s.codec}" for s in index.others if s.index in copyable]
-    raise VideoError(f"{index.path}: no container takes all its streams together: {', '.join(names)}")
+    @property
+    def verbatim(self) -> tuple[int, ...]:
+        """The streams that are copied packet by packet."""
+        return tuple(number for number in self.copied if number not in self.converted)
 
 
 def join_segments(
-    path: Path, segments: Sequence[Path], starts: Sequence[int], index: VideoIndex, container: Container
+    path: Path,
+    segments: Sequence[Path],
+    starts: Sequence[int],
+    index: VideoIndex,
+    container: Container,
+    *,
+    starts_s: Starts | None = None,
 ) -> None:
     """Write the output: the segments' video at the source's timestamps, every other stream packet by packet.
 
@@ -81,58 +63,80 @@ def join_segments(
         segments: files by `encode_segment`, in order.
         starts: frame number at which each segment starts.
         index, container: the source, and what `choose_container` chose for it.
+        starts_s: for the first packets of the other streams alone: when these begin.
+
+    Raises:
+        VideoError: the container does not take it.
     """
     tick = tick_of(index.time_base)
     with av.open(str(segments[0])) as first, open_video(index.path) as source:
         options = {"fflags": "+bitexact"}
         if container.muxer in ("mp4", "mov"):
-            # The film's own counts the late start of each stream; FFmpeg's milliseconds would move it.
-            timescale = str(tick.denominator)
-            options |= {"video_track_timescale": timescale, "movie_timescale": timescale, "movflags": "+faststart"}
+            timescale = str(_movie_timescale(index, container, source))
+            options |= {"video_track_timescale": str(tick.denominator), "movie_timescale": timescale}
+            options |= {"movflags": "+faststart"}
         else:
             # Else a first sound packet before zero (AAC's priming) would move everything.
             options |= {"avoid_negative_ts": "disabled"}
-        with av.open(
-            str(path), "w", format=container.muxer, options=options, metadata_errors="surrogateescape"
-        ) as output:
-            video = output.add_stream_from_template(first.streams.video[0])
-            video.time_base = tick
-            set_picture_tags(video.codec_context, index)
-            copy_stream_tags(source.streams[index.stream], video)
-            if index.display_matrix is not None:
-                video.set_display_matrix(list(index.display_matrix))
-            copies = add_copies(output, container.muxer, source, index.path, container.copied)
-            make_players_show(video, copies.values())
-            output.metadata.update({k: v for k, v in source.metadata.items() if k not in _OWN_METADATA})
-            if chapters := source.chapters():
-                output.set_chapters(chapters)
-            offsets = [_ticks(index, index.pts[start]) for start in starts]
-            merged = heapq.merge(
-                _video_packets(segments, offsets, index, tick),
-                _copied_packets(source, tuple(copies), container.muxer),
-                key=lambda timed: timed[0],
-            )
-            for _, source_stream, packet in merged:
-                packet.stream = video if source_stream is None else copies[source_stream]
-                output.mux(packet)
+        try:
+            with av.open(
+                str(path), "w", format=container.muxer, options=options, metadata_errors="surrogateescape"
+            ) as output:
+                video = output.add_stream_from_template(first.streams.video[0])
+                video.time_base = tick
+                set_picture_tags(video.codec_context, index)
+                copy_stream_tags(source.streams[index.stream], video)
+                if index.display_matrix is not None:
+                    video.set_display_matrix(list(index.display_matrix))
+                tracks = add_tracks(output, container.muxer, source, index.path, container.copied, container.converted)
+                make_players_show(video, [track.stream for track in tracks.values()])
+                output.metadata.update({k: v for k, v in source.metadata.items() if k not in _OWN_METADATA})
+                if chapters := source.chapters():
+                    output.set_chapters(chapters)
+                offsets = [_ticks(index, index.pts[start]) for start in starts]
+                merged = heapq.merge(
+                    _video_packets(segments, offsets, index, tick),
+                    _copied_packets(source, tracks, container.muxer, starts_s),
+                    key=lambda timed: timed[0],
+                )
+                for _, stream, packet in merged:
+                    packet.stream = stream or video
+                    output.mux(packet)
+        except (av.FFmpegError, ValueError, NotImplementedError) as error:
+            if isinstance(error, OSError) and error.errno in CANNOT_WRITE:
+                raise  # not of the streams
+            reason = getattr(error, "log", None)
+            told = reason[2] if reason else getattr(error, "strerror", None) or str(error)
+            raise VideoError(f"{index.path}: {container.muxer} does not take its streams together ({told})") from error
 
 
-def _fits(index: VideoIndex, muxer: str, streams: Sequence[int]) -> bool:
-    try:
-        with (
-            open_video(index.path) as source,
-            av.open(io.BytesIO(), "w", format=muxer) as trial,
-        ):
-            for number in streams:
-                trial.add_stream_from_template(source.streams[number])
-            if streams:
-                trial.start_encoding()
-    except (av.FFmpegError, ValueError, NotImplementedError):
-        return False
-    return True
+def _movie_timescale(index: VideoIndex, container: Container, source: av.container.InputContainer) -> int:
+    """Ticks a second in which mp4 counts how late each stream starts: those of the film, or more that fit all.
+
+    FFmpeg's milliseconds would move them.
+    """
+    film_s = index.pts[0] * index.time_base
+    starts_s = [film_s]
+    for other in index.others:
+        start_s = other.start_s or Fraction(0)
+        if other.index not in container.copied or (start_s <= 0 and other.index not in container.converted):
+            continue
+        context = source.streams[other.index].codec_context
+        if isinstance(context, av.AudioCodecContext) and context.sample_rate:
+            # In the ticks of its track; what is decoded may begin at any of them.
+            ticks = 1 if other.index in container.converted else round(start_s * context.sample_rate)
+            starts_s.append(Fraction(ticks, context.sample_rate))
+        else:
+            starts_s.append(start_s)
+    fitting = lcm(tick_of(index.time_base).denominator, *(start.denominator for start in starts_s))
+    if fitting <= _MAX_TIMESCALE:
+        return fitting
+    # The film's own start, and the others as near as can be told.
+    return _MAX_TIMESCALE // film_s.denominator * film_s.denominator
 
 
-Timed = tuple[float, int | None, av.Packet]
+# When a packet is decoded, in seconds, and the output's stream that it goes to; None: the film's.
+Timed = tuple[float, av.stream.Stream | None, av.Packet]
 
 
 def _ticks(index: VideoIndex, pts: int) -> int:
@@ -178,11 +182,14 @@ def _reorder_delay(segments: Sequence[Path]) -> int:
     return delay
 
 
-def _copied_packets(source: av.container.InputContainer, streams: Sequence[int], muxer: str) -> Iterator[Timed]:
-    if not streams:
-        return
+def _copied_packets(
+    source: av.container.InputContainer, tracks: Mapping[int, Track], muxer: str, starts_s: Starts | None
+) -> Iterator[Timed]:
     last = 0.0
-    for packet in kept_packets(source.demux([source.streams[number] for number in streams]), muxer):
+    for packet in source_packets(source, tuple(tracks), muxer, starts_s):
         if packet.dts is not None:
             last = float(packet.dts * packet.time_base)
-        yield last, packet.stream_index, packet
+        track = tracks[packet.stream_index]
+        yield from ((last, track.stream, converted) for converted in track.encode(packet))
+    for track in tracks.values():
+        yield from ((last, track.stream, converted) for converted in track.encode(None))

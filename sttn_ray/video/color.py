@@ -1,4 +1,4 @@
-"""How a frame's own planes (Y, U, V at any bit depth) encode color, by its tags, and what RGB they are.
+"""How a frame's own planes (Y, U, V or G, B, R at any bit depth) encode color, by its tags, and what RGB they are.
 
 The network sees RGB; results go back into the source's planes, so that pixels outside the hole are never
 converted (a YUV to RGB to YUV round trip alone changes 64 % of the samples). `completion.pictures` does both on the
@@ -21,8 +21,8 @@ Planes = list[NDArray[np.generic]]
 _BT601 = (0.299, 0.114)
 _MATRICES = {1: (0.2126, 0.0722), 7: (0.212, 0.087), 9: (0.2627, 0.0593), 10: (0.2627, 0.0593)}
 _FULL_RANGE = 2
-_PLANAR_YUV = re.compile(r"(?:yuvj?(420|422|444)p|gray)(?:(9|10|12|14|16)le)?")
-_CHROMA_STEPS = {"420": (2, 2), "422": (2, 1), "444": (1, 1), None: (1, 1)}
+_PLANAR = re.compile(r"(?:yuv[ja]?(420|422|444|411|410|440)p|gray|(gbra?p))(?:(9|10|12|14|16)le)?")
+_CHROMA_STEPS = {"420": (2, 2), "422": (2, 1), "444": (1, 1), "411": (4, 1), "410": (4, 4), "440": (1, 2)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,8 @@ class ColorFormat:
     """How samples encode color.
 
     `bits` per sample; `chroma_step` = luma samples per chroma sample, (horizontal, vertical); `has_chroma` is false
-    for gray; `kr`, `kb` are the matrix's luma weights.
+    for gray; `kr`, `kb` are the matrix's luma weights. With `is_rgb` the planes are green, blue and red: what is said
+    of luma goes for green, of chroma for the others. Transparency is no color: its plane follows these, and stays.
     """
 
     bits: int
@@ -39,6 +40,7 @@ class ColorFormat:
     is_full_range: bool
     kr: float
     kb: float
+    is_rgb: bool = False
 
     @property
     def dtype(self) -> type[np.generic]:
@@ -53,23 +55,24 @@ def color_format(pix_fmt: str, color_range: int, matrix: int) -> ColorFormat:
     """Read a pixel format's name and its tags (FFmpeg's numbers for range, H.273's for the matrix).
 
     Raises:
-        VideoError: not planar YUV or gray in 8 to 16 bits.
+        VideoError: not planar YUV, RGB or gray in 8 to 16 bits.
     """
-    match = _PLANAR_YUV.fullmatch(pix_fmt)
+    match = _PLANAR.fullmatch(pix_fmt)
     if match is None:
         raise VideoError(
-            f"pixel format {pix_fmt} is not supported: expected planar YUV (4:2:0, 4:2:2, 4:4:4) or gray, "
-            "8 to 16 bits; convert the video first"
+            f"pixel format {pix_fmt} is not supported: expected YUV, RGB or gray, 8 to 16 bits; convert it first "
+            "(ffmpeg -i IN -c:v ffv1 -pix_fmt yuv444p16le -c:a copy OUT.mkv)"
         )
-    subsampling, bits = match.groups()
+    subsampling, rgb, bits = match.groups()
     kr, kb = _MATRICES.get(matrix, _BT601)
     return ColorFormat(
         bits=int(bits or 8),
-        chroma_step=_CHROMA_STEPS[subsampling],
-        has_chroma=subsampling is not None,
-        is_full_range=color_range == _FULL_RANGE or pix_fmt.startswith("yuvj"),
+        chroma_step=_CHROMA_STEPS.get(subsampling, (1, 1)),
+        has_chroma=not pix_fmt.startswith("gray"),
+        is_full_range=color_range == _FULL_RANGE or pix_fmt.startswith(("yuvj", "gbr")),
         kr=kr,
         kb=kb,
+        is_rgb=rgb is not None,
     )
 
 
@@ -94,6 +97,9 @@ def crop_planes(planes: Planes, color: ColorFormat, box: tuple[int, int, int, in
 
 def planes_to_rgb(planes: Planes, color: ColorFormat) -> NDArray[np.float32]:
     """Planes of code values to RGB (rows, columns, 3), float32 in [0, 1]; chroma is enlarged bilinearly."""
+    if color.is_rgb:
+        green, blue, red = (plane.astype(np.float32) * (1 / color.maximum) for plane in planes)
+        return np.stack([red, green, blue], axis=2)
     luma_offset, luma_scale, chroma_offset, chroma_scale = code_scales(color)
     y = (planes[0].astype(np.float32) - luma_offset) * (1 / luma_scale)
     if not color.has_chroma:

@@ -1,8 +1,10 @@
 """The streams beside a film's pictures: how they come into the output, and what is read to compare them."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from fractions import Fraction
+from itertools import islice
 from typing import NamedTuple
 
 import av
@@ -10,37 +12,13 @@ from av.stream import Disposition
 
 from sttn_ray.video.source import open_video
 
-_IMAGE_TYPES = {"mjpeg": ("image/jpeg", "jpg"), "png": ("image/png", "png"), "gif": ("image/gif", "gif")}
+# Packets, of all streams together, within which most streams begin.
+_BEGINNING = 3000
+# Of each stream, which tell whether a container takes it.
+_FIRST = 3
+Starts = Mapping[int, Fraction | None]
 # Sound whose packets are decoded each for itself; others need the one before.
 _INDEPENDENT = ("flac", "alac", "wavpack", "tta")
-
-
-def add_copies(
-    output: av.container.OutputContainer,
-    muxer: str,
-    source: av.container.InputContainer,
-    path: str,
-    streams: Sequence[int],
-) -> dict[int, av.stream.Stream]:
-    """Make the output's streams for the copied ones; returns those that packets go to, by number in the source.
-
-    Args:
-        output: the file that is written, with its first stream.
-        muxer: FFmpeg's name of its container.
-        source: the file that is read.
-        path: of it.
-        streams: numbers of what is copied.
-    """
-    copies: dict[int, av.stream.Stream] = {}
-    for number in streams:
-        stream = source.streams[number]
-        if muxer == "matroska" and stream.disposition & Disposition.attached_pic:
-            # As a track it would be one more film.
-            output.add_attachment(*_picture_file(path, stream))
-            continue
-        copies[number] = output.add_stream_from_template(stream)
-        copy_stream_tags(stream, copies[number])
-    return copies
 
 
 def copy_stream_tags(source: av.stream.Stream, target: av.stream.Stream) -> None:
@@ -57,25 +35,54 @@ def make_players_show(completed: av.VideoStream, copies: Iterable[av.stream.Stre
             completed.disposition = completed.disposition | Disposition.default
 
 
-def _picture_file(path: str, stream: av.stream.Stream) -> tuple[str, str, bytes]:
-    """Name, type and bytes of a cover picture."""
-    codec = str(stream.codec_context.name if stream.codec_context else "unknown")
-    kind, suffix = _IMAGE_TYPES.get(codec, (f"image/{codec}", codec))
-    told = {name.lower(): str(value) for name, value in stream.metadata.items()}
-    with open_video(path) as container:
-        data = next(bytes(packet) for packet in container.demux(container.streams[stream.index]) if packet.size)
-    return told.get("filename", f"cover.{suffix}"), told.get("mimetype", kind), data
+def find_copies(
+    output: av.container.InputContainer, source: av.container.InputContainer, streams: Sequence[int]
+) -> list[int | None]:
+    """Where each of the copied streams is found in the output, behind its film; None: nowhere.
+
+    Pictures and attachments follow the others, and the muxer's own tracks, of chapters and time codes, lie between.
+    """
+    places = {False: iter([s.index for s in output.streams if not _is_attached(s)][1:])}
+    places[True] = iter([s.index for s in output.streams if _is_attached(s)])
+    return [next(places[_is_attached(source.streams[number])], None) for number in streams]
 
 
-def places_in_output(source: av.container.InputContainer, streams: Sequence[int]) -> list[int]:
-    """Where each of the copied streams is found in the output: pictures and attachments follow the others."""
+def _is_attached(stream: av.stream.Stream) -> bool:
+    return stream.type == "attachment" or bool(stream.disposition & Disposition.attached_pic)
 
-    def is_attached(number: int) -> bool:
-        stream = source.streams[number]
-        return stream.type == "attachment" or bool(stream.disposition & Disposition.attached_pic)
 
-    order = sorted(streams, key=is_attached)
-    return [1 + order.index(number) for number in streams]
+def source_packets(
+    source: av.container.InputContainer, streams: Sequence[int], muxer: str, starts_s: Starts | None = None
+) -> Iterator[av.Packet]:
+    """The packets of some streams that go to an output.
+
+    Args:
+        source: the file, just opened.
+        streams: their numbers.
+        muxer: FFmpeg's name of the output's container.
+        starts_s: when the streams begin: for their first packets alone, late ones out of turn; None: all packets.
+    """
+    demuxed = [source.streams[number] for number in streams if source.streams[number].type != "attachment"]
+    if not demuxed:
+        return
+    if starts_s is None:
+        yield from kept_packets(source.demux(demuxed), muxer)
+        return
+    left = {stream.index: _FIRST for stream in demuxed}
+    every = [stream for stream in source.streams if stream.type != "attachment"]
+    begun = (packet for packet in islice(source.demux(every), _BEGINNING) if packet.stream_index in left)
+    for packet in kept_packets(begun, muxer):
+        if left[packet.stream_index]:
+            left[packet.stream_index] -= 1
+            yield packet
+        if not any(left.values()):
+            return
+    for stream in demuxed:
+        start_s = starts_s.get(stream.index)
+        if left[stream.index] == _FIRST and start_s is not None and stream.time_base:
+            with suppress(av.FFmpegError):  # what cannot be sought is not seen before all is done
+                source.seek(round(start_s / stream.time_base), stream=stream)
+                yield from islice(kept_packets(source.demux(stream), muxer), _FIRST)
 
 
 def kept_packets(packets: Iterable[av.Packet], muxer: str) -> Iterator[av.Packet]:
@@ -111,15 +118,19 @@ class CopiedPackets(NamedTuple):
         pts: of each packet, in ticks, or None where the container tells none.
         time_base: seconds of a tick.
         is_picture: whether it is a cover, whose time nobody sees.
+        is_nothing: whether there are neither packets nor a file.
     """
 
     sha256: str
     pts: list[int | None]
     time_base: Fraction
     is_picture: bool
+    is_nothing: bool
 
 
-def read_copied(path: str, streams: Sequence[int], *, muxer: str | None = None) -> list[CopiedPackets]:
+def read_copied(
+    path: str, streams: Sequence[int], *, muxer: str = "", starts_s: Starts | None = None
+) -> list[CopiedPackets]:
     """What some streams of a file hold; with a muxer's name, of a source, what goes to such a container."""
     if not streams:
         return []
@@ -130,8 +141,7 @@ def read_copied(path: str, streams: Sequence[int], *, muxer: str | None = None) 
         for stream in found:
             if stream.type == "attachment":
                 hashes[stream.index].update(stream.data)
-        demuxed = [stream for stream in found if stream.type != "attachment"]
-        for packet in kept_packets(container.demux(demuxed) if demuxed else (), muxer or ""):
+        for packet in source_packets(container, streams, muxer, starts_s):
             hashes[packet.stream_index].update(_payload(packet))
             pts[packet.stream_index].append(packet.pts)
         return [
@@ -140,6 +150,7 @@ def read_copied(path: str, streams: Sequence[int], *, muxer: str | None = None) 
                 pts[stream.index],
                 stream.time_base or Fraction(1),
                 bool(stream.disposition & Disposition.attached_pic),
+                not pts[stream.index] and stream.type != "attachment",
             )
             for stream in found
         ]

@@ -10,7 +10,8 @@ from sttn_ray.video.conceal import concealed_range
 from sttn_ray.video.deinterlace import MARGIN_FRAMES, deinterlaced
 from sttn_ray.video.frames import check_format
 from sttn_ray.video.index import VideoIndex
-from sttn_ray.video.source import open_video
+from sttn_ray.video.planar import in_format
+from sttn_ray.video.source import frames_of, open_video
 
 
 def decode_range(
@@ -59,8 +60,10 @@ def _coded_range(
     index: VideoIndex, start: int, stop: int, threads: int, on_damage: OnDamage, concealed: set[int]
 ) -> Iterator[av.VideoFrame]:
     if on_damage == "fail":
-        return _exact_range(index, start, stop, threads)
-    return concealed_range(index, start, stop, concealed)
+        frames = _exact_range(index, start, stop, threads)
+    else:
+        frames = concealed_range(index, start, stop, concealed)
+    return (in_format(frame, index.pix_fmt) for frame in frames)
 
 
 def _exact_range(index: VideoIndex, start: int, stop: int, threads: int) -> Iterator[av.VideoFrame]:
@@ -70,7 +73,8 @@ def _exact_range(index: VideoIndex, start: int, stop: int, threads: int) -> Iter
     and at last from the file's beginning.
     """
     wanted = index.pts[start:stop]
-    candidates = [p for p in index.keyframe_pts if p <= wanted[0]][-2:][::-1]
+    candidates = [p for p in index.keyframe_pts if p <= wanted[0]][::-1]
+    candidates = candidates[1:3] if index.loses_times else candidates[:2]
     for keyframe in [*candidates, None]:
         frames = _decode_from(index, keyframe, threads)
         first = next((f for f in frames if f.pts is not None and f.pts >= wanted[0]), None)
@@ -82,6 +86,12 @@ def _exact_range(index: VideoIndex, start: int, stop: int, threads: int) -> Iter
     for number, pts in enumerate(wanted[1:], start + 1):
         frame = next(frames, None)
         if frame is None or frame.pts != pts:
+            if frame is not None and frame.pts is not None and frame.pts < pts:
+                raise VideoError(
+                    f"{index.path}: its times do not rise: frame {number} of {index.num_frames}, expected at "
+                    f"{_seconds(pts, index)}, comes out at {_seconds(frame.pts, index)}; encode it anew "
+                    "(ffmpeg -i IN -c:v ffv1 -c:a copy OUT.mkv)"
+                )
             found = "the end of the stream" if frame is None else f"pts {frame.pts}"
             raise VideoError(_lost(index, number, found))
         yield _checked(frame, index, number)
@@ -94,9 +104,7 @@ def _decode_from(index: VideoIndex, keyframe: int | None, threads: int) -> Itera
             stream.codec_context.thread_count = threads
             # Slice threads do nothing for most files; frame threads are what speeds up one file.
             stream.codec_context.thread_type = "FRAME" if threads > 1 else "NONE"
-            if keyframe is not None:
-                container.seek(keyframe, stream=stream)
-            yield from container.decode(stream)
+            yield from frames_of(container, stream, keyframe, index.order)
     except av.FFmpegError as error:
         raise VideoError(f"{index.path}: damaged: decoding stopped ({error.strerror})") from error
 
@@ -106,6 +114,10 @@ def _checked(frame: av.VideoFrame, index: VideoIndex, number: int) -> av.VideoFr
         raise VideoError(f"{index.path}: damaged: frame {number} decodes with errors, or does not fit its checksum")
     check_format(frame, index, number)
     return frame
+
+
+def _seconds(pts: int, index: VideoIndex) -> str:
+    return f"{float(pts * index.time_base):.3f} s"
 
 
 def _lost(index: VideoIndex, number: int, found: str) -> str:

@@ -19,9 +19,13 @@ from sttn_ray.choices import Codec
 from sttn_ray.errors import VideoError
 from sttn_ray.video.fidelity import MAX_PSNR, deviation, sample_luma, sample_valid
 from sttn_ray.video.frames import copy_frame
-from sttn_ray.video.index import CAPTIONS, VideoIndex
+from sttn_ray.video.index import VideoIndex
+from sttn_ray.video.look import CAPTIONS
+from sttn_ray.video.planar import in_format, planar_format
 
 LOSSLESS_CODECS = ("x264-lossless", "ffv1")
+# Encoders have their own orders of 8-bit RGB.
+_RGB_FORMATS = {"gbrp": "bgr0", "gbrap": "bgra"}
 # Two segments join only when their parameter sets are the same. Everything below is therefore fixed for a file, and
 # so is the thread count, since x264 writes another stream for another count.
 GROUP_OF_PICTURES = 250
@@ -56,6 +60,7 @@ class EncoderSettings:
         """Settings that keep the source's pixel format, and what it says of HDR where the encoder can."""
         # yuvj is FFmpeg's old name for yuv with full range; FFV1 knows the new one only. The range is a tag.
         pix_fmt = index.pix_fmt.replace("yuvj", "yuv") if codec == "ffv1" else index.pix_fmt
+        pix_fmt = _RGB_FORMATS.get(pix_fmt, pix_fmt)
         hdr = "" if codec == "ffv1" else index.hdr
         return cls(codec=codec, crf=crf, preset=preset, threads=threads, pix_fmt=pix_fmt, hdr=hdr)
 
@@ -65,12 +70,14 @@ class EncoderSettings:
 
     @property
     def encoder(self) -> str:
-        return "ffv1" if self.codec == "ffv1" else "libx264"
+        if self.codec == "ffv1":
+            return "ffv1"
+        return "libx264rgb" if self.pix_fmt in _RGB_FORMATS.values() else "libx264"
 
     def lost(self, frame_data: Iterable[str]) -> list[str]:
         """What of `VideoIndex.frame_data` does not come through."""
         # x264 writes the captions that a frame carries.
-        kept = {CAPTIONS} if self.encoder == "libx264" else set()
+        kept = {CAPTIONS} if self.encoder != "ffv1" else set()
         return sorted(set(frame_data) - kept)
 
     @property
@@ -145,7 +152,9 @@ def check_encoder(index: VideoIndex, settings: EncoderSettings) -> None:
     """
     refusal = _refusal(index, settings)
     if refusal is not None:
-        remedy = "convert the video first" if settings.codec == "ffv1" else "set encode.codec=ffv1"
+        remedy = "set encode.codec=ffv1"
+        if settings.codec == "ffv1":
+            remedy = "convert it first (ffmpeg -i IN -c:v ffv1 -pix_fmt yuv444p16le -c:a copy OUT.mkv)"
         raise VideoError(f"{index.path}: {refusal}; {remedy}")
 
 
@@ -264,7 +273,9 @@ def _write(
         assert isinstance(stream, av.VideoStream)
         _configure(stream.codec_context, index, settings)
         for frame, frame_pts in zip(frames, pts, strict=True):
-            if frame.format.name != settings.pix_fmt:
+            if settings.pix_fmt in _RGB_FORMATS.values():
+                frame = in_format(frame, settings.pix_fmt)
+            elif frame.format.name != settings.pix_fmt:
                 frame = copy_frame(frame, settings.pix_fmt)
             frame.time_base = tick
             frame.pts = round((frame_pts - pts[0]) * index.time_base / tick)
@@ -278,7 +289,8 @@ def _read_back(path: Path, index: VideoIndex, settings: EncoderSettings) -> tupl
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
             found_pts, found = [], []
-            for frame in container.decode(stream):
+            for decoded in container.decode(stream):
+                frame = in_format(decoded, planar_format(decoded.format.name) or decoded.format.name)
                 found_pts.append(frame.pts)
                 found.append(_Noted.of(frame, None, settings))
             return found_pts, found, stream.codec_context.extradata or b""

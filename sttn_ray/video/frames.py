@@ -13,10 +13,11 @@ def check_format(frame: av.VideoFrame, index: VideoIndex, number: int) -> None:
     Raises:
         VideoError: it is.
     """
-    if (frame.width, frame.height) != (index.width, index.height) or (frame.format.name != index.pix_fmt):
+    pix_fmt = index.decoded_pix_fmt or index.pix_fmt
+    if (frame.width, frame.height) != (index.width, index.height) or frame.format.name != pix_fmt:
         raise VideoError(
             f"{index.path}: frame {number} is {frame.width}x{frame.height} {frame.format.name}, the first one "
-            f"{index.width}x{index.height} {index.pix_fmt}: videos that change size or format are not supported"
+            f"{index.width}x{index.height} {pix_fmt}: videos that change size or format are not supported"
         )
     if frame.interlaced_frame and not index.is_deinterlaced:
         raise VideoError(

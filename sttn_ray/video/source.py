@@ -2,9 +2,10 @@
 
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from typing import NamedTuple
 
 import av
 
@@ -102,8 +103,44 @@ def _until_interrupted(read: Callable[[int], bytes], before: int) -> Callable[[i
     return kept
 
 
-def frames_and_errors(path: str, stream_index: int, keyframe: int | None) -> Iterator[av.VideoFrame | None]:
-    """Every frame that the decoder gives, and None for every error: `container.decode` would end at the first one.
+class Order(NamedTuple):
+    """How frames are known by their packets, where these do not tell when they are shown.
+
+    Attributes:
+        shown_at: when a frame is shown, by its packet's time, in ticks.
+        packet_at: the inverse.
+        is_by_dts: whether a packet's time is its decoding time, else what its container takes for the other one.
+    """
+
+    shown_at: dict[int, int]
+    packet_at: dict[int, int]
+    is_by_dts: bool
+
+    @classmethod
+    def of(cls, packet_times: Sequence[int], pts: Sequence[int], *, is_by_dts: bool) -> "Order":
+        """From the time of each frame's packet, and of each frame."""
+        pairs = list(zip(packet_times, pts, strict=True))
+        return cls(dict(pairs), {shown: packet for packet, shown in pairs}, is_by_dts)
+
+
+def frames_of(
+    container: av.container.InputContainer, stream: av.VideoStream, keyframe: int | None, order: Order | None
+) -> Iterator[av.VideoFrame]:
+    """The frames of a stream from a keyframe on, given by its pts, or from the beginning; each with its pts.
+
+    Raises:
+        av.FFmpegError: what was read is damaged, or cannot be sought in.
+    """
+    if keyframe is not None:
+        _seek(container, stream, keyframe, order)
+    for packet in container.demux(stream):
+        yield from _ordered(packet, av.Packet.decode, order)
+
+
+def frames_and_errors(
+    path: str, stream_index: int, keyframe: int | None, order: Order | None = None
+) -> Iterator[av.VideoFrame | None]:
+    """Every frame that the decoder gives, and None for every error, at which `frames_of` would end.
 
     On one thread: with more, what comes out around an error depends on which one was faster.
     """
@@ -115,19 +152,38 @@ def frames_and_errors(path: str, stream_index: int, keyframe: int | None) -> Ite
             stream.codec_context.thread_type = "NONE"
             if keyframe is not None:
                 try:
-                    container.seek(keyframe, stream=stream)
+                    _seek(container, stream, keyframe, order)
                 except av.FFmpegError:  # from another keyframe it may be possible
                     return
             while num_errors < MAX_DEMUXER_ERRORS:
                 try:
                     for packet in container.demux(stream):
                         num_errors = 0
-                        yield from _decoded(packet)
+                        yield from _ordered(packet, _decoded, order)
                     return
                 except av.InvalidDataError:
                     num_errors += 1
     except av.FFmpegError as error:
         raise VideoError(f"{path}: decoding stopped ({error.strerror})") from error
+
+
+def _seek(container: av.container.InputContainer, stream: av.VideoStream, keyframe: int, order: Order | None) -> None:
+    container.seek(order.packet_at[keyframe] if order else keyframe, stream=stream)
+
+
+def _ordered(
+    packet: av.Packet, decode: Callable[[av.Packet], Iterable[av.VideoFrame | None]], order: Order | None
+) -> Iterator[av.VideoFrame | None]:
+    """What a decoder gives for a packet, with the pts at which it is shown."""
+    if order is None:
+        yield from decode(packet)
+        return
+    if order.is_by_dts:
+        packet.pts = packet.dts  # a decoder hands it on with the frame
+    for frame in decode(packet):
+        if frame is not None:
+            frame.pts = order.shown_at.get(frame.pts)
+        yield frame
 
 
 def _decoded(packet: av.Packet) -> list[av.VideoFrame | None]:

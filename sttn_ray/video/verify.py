@@ -9,8 +9,9 @@ import av
 
 from sttn_ray.errors import VideoError
 from sttn_ray.video.assemble import Container
-from sttn_ray.video.copied import CopiedPackets, places_in_output, read_copied
+from sttn_ray.video.copied import CopiedPackets, Starts, find_copies, read_copied
 from sttn_ray.video.index import VideoIndex
+from sttn_ray.video.sound import read_heard
 from sttn_ray.video.source import open_video
 
 
@@ -28,15 +29,44 @@ def verify_output(path: Path, segments: Sequence[Path], index: VideoIndex, conta
         VideoError: what differs.
     """
     _check_pictures(path, segments, index, container)
-    with open_video(index.path) as source:
-        places = places_in_output(source, container.copied)
-    was = read_copied(index.path, container.copied, muxer=container.muxer)
-    now = read_copied(str(path), places)
-    for number, before, after in zip(container.copied, was, now, strict=True):
-        if before.sha256 != after.sha256 or before.is_picture != after.is_picture:
+    check_copies(path, index, container)
+
+
+def check_copies(path: Path, index: VideoIndex, container: Container, *, starts_s: Starts | None = None) -> None:
+    """Compare the output's other streams with the source's: every packet, or every sample of what is converted.
+
+    Args:
+        path: the output, local.
+        index, container: the source, and what was chosen for it.
+        starts_s: when streams begin, where the output holds only their first packets.
+
+    Raises:
+        VideoError: what differs.
+    """
+    with open_video(index.path) as source, open_video(str(path)) as output:
+        found = find_copies(output, source, container.copied)
+    places = dict(zip(container.copied, found, strict=True))
+    was = read_copied(index.path, container.verbatim, muxer=container.muxer, starts_s=starts_s)
+    present = [place for number in container.verbatim if (place := places[number]) is not None]
+    copies = dict(zip(present, read_copied(str(path), present), strict=True))
+    for number, before in zip(container.verbatim, was, strict=True):
+        place = places[number]
+        after = None if place is None else copies[place]
+        if after is None and before.is_nothing and starts_s is not None:
+            continue  # it begins too late to be seen here
+        if after is None or before.sha256 != after.sha256 or before.is_picture != after.is_picture:
             raise VideoError(f"{index.path}: stream {number} was not copied byte for byte")
         if not before.is_picture:
             _check_times(index.path, number, before, after)
+    heard = read_heard(index.path, container.converted, muxer=container.muxer, starts_s=starts_s)
+    for number, source_sound in zip(container.converted, heard, strict=True):
+        place = places[number]
+        output_sound = None if place is None else read_heard(str(path), [place])[0]
+        if output_sound is None or source_sound.sha256 != output_sound.sha256:
+            raise VideoError(f"{index.path}: the sound of stream {number} was not kept sample by sample")
+        # Of Matroska's milliseconds.
+        if abs(source_sound.start_s - output_sound.start_s) > Fraction(1, 1000):
+            raise VideoError(f"{index.path}: the sound of stream {number} does not begin when it did")
 
 
 def _check_pictures(path: Path, segments: Sequence[Path], index: VideoIndex, container: Container) -> None:

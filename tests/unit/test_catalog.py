@@ -190,14 +190,22 @@ def test_copies_named_as_our_own_files_are_faults(tmp_path: Path, video: str, ou
     assert item.fault is None
 
 
-def test_outputs_that_collide_are_faults_of_all_of_them(tmp_path: Path):
-    names = ("a.mp4", "a.mov", "b.mp4")
+def test_all_outputs_that_collide_are_told_before_anything_runs(tmp_path: Path):
+    names = ("a.mp4", "a.mkv", "a.flv", "b.mp4", "d.mp4")
     rows = [{"video": name, "mask": "m.png"} for name in names] + [{"video": "c.mp4", "mask": "m", "output": "b"}]
-    items = read_catalog(write_catalog(tmp_path / "a.csv", rows))
-    assert [item.fault for item in items] == [
-        f"{tmp_path}/{name}: 2 items would write {output}; set their 'output'"
-        for name, output in (("a.mp4", "a"), ("a.mov", "a"), ("b.mp4", "b"), ("c.mp4", "b"))
+    catalog = write_catalog(tmp_path / "list.csv", rows)
+    with pytest.raises(CatalogError) as raised:
+        read_catalog(catalog)
+    assert str(raised.value).splitlines() == [
+        f"{catalog}: 3 rows would write a: {tmp_path}/a.mp4, {tmp_path}/a.mkv, {tmp_path}/a.flv",
+        f"{catalog}: 2 rows would write b: {tmp_path}/b.mp4, {tmp_path}/c.mp4",
+        "an output's suffix is that of its container: give all but one of each another name in the column 'output' "
+        f"(as a-flv for {tmp_path}/a.flv); rows without one there keep theirs",
     ]
+    rows[1]["output"], rows[2]["output"], rows[5]["output"] = "a-mkv", "a-flv", "c"
+    items = read_catalog(write_catalog(tmp_path / "list.csv", rows))
+    assert [item.output for item in items] == ["a", "a-mkv", "a-flv", "b", "d", "c"]
+    assert [item.fault for item in items] == [None] * 6
 
 
 def test_a_faulty_row_does_not_take_a_name(tmp_path: Path):

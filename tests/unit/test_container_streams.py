@@ -13,8 +13,11 @@ from av.stream import Disposition
 from numpy.typing import NDArray
 from PIL import Image
 
+from sttn_ray.video.container import choose_container
+from sttn_ray.video.copied import source_packets
+from sttn_ray.video.index import index_video
 from tests.media import SAMPLE_RATE, frame_hashes, frame_times, make_pictures, make_video, mux_together
-from tests.unit.test_video_encode_assemble import reencode
+from tests.unit.test_video_encode_assemble import encoder_settings, reencode, sound_times
 
 ATTACHMENTS = [("letters.ttf", "font/ttf", bytes(range(256)) * 40), ("notes.txt", "text/plain", b"to whom it concerns")]
 
@@ -200,3 +203,145 @@ def test_what_an_edit_list_hides_stays_hidden_in_matroska(tmp_path: Path, audio:
     with av.open(str(output)) as container:
         first = next(container.decode(audio=0))
         assert -packets * 1024 / SAMPLE_RATE < first.pts * first.time_base <= 0
+
+
+LATE_SOUNDS = [
+    ("a.mp4", 25, "aac", 44100, "0.4"),
+    ("a.mp4", Fraction(30000, 1001), "aac", 48000, "0.0333"),
+    ("a.mp4", Fraction(24000, 1001), "ac3", 44100, "1.2345678"),
+    ("a.m4v", 25, "aac", 22050, "0.123"),
+    ("a.mov", 30, "pcm_s16le", 44100, "0.777"),
+    ("a.mov", 25, "alac", 44100, "0.01"),
+    ("a.mp4", 90, "libmp3lame", 24000, "2.01"),
+    ("a.mp4", 25, "aac", 44100, "-0.2"),
+]
+
+
+@pytest.mark.parametrize(("name", "rate", "codec", "samples", "delay"), LATE_SOUNDS)
+def test_sound_that_begins_later_than_the_picture(
+    tmp_path: Path, name: str, rate: int, codec: str, samples: int, delay: str
+) -> None:
+    silent = make_video(tmp_path / f"silent-{name}", num_frames=12, rate=rate)
+    source = tmp_path / name
+    with av.open(str(silent)) as film, av.open(str(source), "w", options={"movie_timescale": "1000000"}) as target:
+        video = target.add_stream_from_template(film.streams.video[0])
+        track = target.add_stream(codec, rate=samples, layout="mono")
+        target.start_encoding()
+        for packet in [packet for packet in film.demux() if packet.size]:
+            packet.stream = video
+            target.mux(packet)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, samples), np.int16), format="s16", layout="mono")
+        frame.sample_rate, frame.time_base, frame.pts = samples, Fraction(1, samples), round(Fraction(delay) * samples)
+        for packet in [*track.encode(frame), *track.encode(None)]:
+            target.mux(packet)
+    output = reencode(source, tmp_path / "out", cuts=(0, 5))
+    assert output.suffix == source.suffix
+    before, after = sound_times(source), sound_times(output)
+    assert after == before
+    assert frame_times(output) == frame_times(source)
+
+
+def test_a_start_that_no_timescale_holds_is_as_near_as_can_be(tmp_path: Path, film: Path) -> None:
+    """Film in nanoseconds, sound at 44.1 kHz: their ticks have no common measure that mp4 holds."""
+    pts = [10**9 + 40_000_000 * n for n in range(12)]
+    slow = make_video(tmp_path / "film.mp4", num_frames=12, time_base=Fraction(1, 10**9), pts=pts, options={"bf": "0"})
+    index = index_video(str(mux_together(tmp_path / "a.mp4", slow, film)))
+    assert index.pts[0] * index.time_base == 1
+    output = reencode(Path(index.path), tmp_path / "out", cuts=(0, 5))
+    assert frame_times(output) == frame_times(Path(index.path))
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".m4v", ".mkv"])
+@pytest.mark.parametrize("num_chapters", [1, 3])
+def test_chapters_and_a_cover_together(tmp_path: Path, film: Path, suffix: str, num_chapters: int) -> None:
+    """MP4 keeps chapters as a track, too, which is read back before the cover."""
+    covered = remux(film, tmp_path / "covered.mp4", cover=COVER[2])
+    source = tmp_path / f"film{suffix}"
+    parts = [(400 * n, 400 * (n + 1), f"part {n}") for n in range(num_chapters)]
+    muxer = "matroska" if suffix == ".mkv" else "mp4"
+    with av.open(str(covered)) as pictures, av.open(str(source), "w", format=muxer) as container:
+        kept = list(pictures.streams)[: 2 if suffix == ".mkv" else 3]
+        copies = {stream.index: container.add_stream_from_template(stream) for stream in kept}
+        if suffix == ".mkv":
+            container.add_attachment(*COVER)
+        else:
+            copies[2].disposition = Disposition.attached_pic
+        container.set_chapters(
+            [
+                {"id": n, "start": start, "end": stop, "time_base": Fraction(1, 1000), "metadata": {"title": title}}
+                for n, (start, stop, title) in enumerate(parts)
+            ]
+        )
+        for packet in pictures.demux(kept):
+            if packet.size:
+                packet.stream = copies[packet.stream_index]
+                container.mux(packet)
+    output = reencode(source, tmp_path / "out")
+    assert output.suffix == suffix
+    assert [data for _, data in covers(output)] == [COVER[2]]
+    assert chapters(output) == chapters(source) == [(start, title) for start, _, title in parts]
+
+
+def chapters(path: Path) -> list[tuple[int, str]]:
+    with av.open(str(path)) as container:
+        found = container.chapters()
+    return [(round(c["start"] * c["time_base"] * 1000), c["metadata"]["title"]) for c in found]
+
+
+def with_empty_track(path: Path, film: Path, kind: str) -> Path:
+    """A film that declares a track which holds nothing, as fragmented mp4 does of a microphone that was off."""
+    fragments = {"movflags": "frag_keyframe+empty_moov+delay_moov"} if path.suffix == ".mp4" else {}
+    with av.open(str(film)) as pictures, av.open(str(path), "w", options=fragments) as container:
+        empty_film = None
+        if kind == "film before":
+            empty_film = container.add_stream("libx264", rate=25)
+        copies = [container.add_stream_from_template(stream) for stream in pictures.streams]
+        if kind == "sound":
+            container.add_stream("aac", rate=48000, layout="stereo")
+        elif kind == "film behind":
+            empty_film = container.add_stream("libx264", rate=25)
+        if empty_film is not None:
+            empty_film.width, empty_film.height, empty_film.pix_fmt = 192, 128, "yuv420p"
+        container.start_encoding()
+        for packet in pictures.demux():
+            if packet.size:
+                packet.stream = copies[packet.stream_index]
+                container.mux(packet)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+@pytest.mark.parametrize("kind", ["sound", "film before", "film behind"])
+def test_a_track_that_holds_nothing_is_left_out(tmp_path: Path, film: Path, suffix: str, kind: str) -> None:
+    source = with_empty_track(tmp_path / f"film{suffix}", film, kind)
+    index = index_video(str(source))
+    if suffix == ".mkv" or kind != "film behind":
+        assert [stream.is_empty for stream in index.others].count(True) == 1
+    output = reencode(source, tmp_path / "out")
+    assert output.suffix == suffix
+    with av.open(str(output)) as container:
+        assert [stream.type for stream in container.streams] == ["video", "audio"]
+    assert len(frame_times(output)) == 30
+
+
+def test_what_a_container_loses_is_known_before_all_work(tmp_path: Path, film: Path) -> None:
+    """QuickTime of this muxer has no covers: the output is Matroska."""
+    covered = remux(film, tmp_path / "film.mp4", cover=COVER[2])
+    source = covered.rename(tmp_path / "film.mov")
+    index = index_video(str(source))
+    assert choose_container(index, encoder_settings(index)).suffix == ".mkv"
+    output = reencode(source, tmp_path / "out")
+    assert [data for _, data in covers(output)] == [COVER[2]]
+
+
+def test_a_stream_that_begins_late_is_tried_too(tmp_path: Path, film: Path) -> None:
+    words = tmp_path / "words.srt"
+    words.write_text("1\n00:01:30,000 --> 00:01:31,000\nLate\n\n")
+    long = make_video(tmp_path / "long.mp4", num_frames=2500, width=32, height=32, options={"preset": "ultrafast"})
+    source = mux_together(tmp_path / "film.mkv", long, words)
+    with av.open(str(source)) as container:
+        (packet,) = source_packets(container, [1], "mp4", {1: Fraction(90)})
+        assert bytes(packet) == b"Late"
+    index = index_video(str(source))
+    assert [stream.start_s for stream in index.others] == [90]
+    assert choose_container(index, encoder_settings(index)).copied == (1,)

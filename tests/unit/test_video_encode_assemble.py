@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from sttn_ray.choices import Alpha, Sound
 from sttn_ray.errors import VideoError
-from sttn_ray.video.assemble import Container, choose_container, join_segments
+from sttn_ray.video.assemble import Container, join_segments
+from sttn_ray.video.container import choose_container
 from sttn_ray.video.copied import read_copied
 from sttn_ray.video.decode import decode_range
 from sttn_ray.video.encode import EncodedSegment, EncoderSettings, check_encoder, choose_encoder, encode_segment
@@ -42,12 +44,20 @@ def encode_all(
     return paths, encoded
 
 
-def reencode(source: Path, folder: Path, *, codec: str = "libx264", cuts: Sequence[int] = CUTS) -> Path:
+def reencode(
+    source: Path,
+    folder: Path,
+    *,
+    codec: str = "libx264",
+    cuts: Sequence[int] = CUTS,
+    sound: Sound = "copy",
+    alpha: Alpha = "refuse",
+) -> Path:
     """The whole way of a video whose pictures nobody changes."""
-    index = index_video(str(source))
+    index = index_video(str(source), alpha=alpha)
     settings = encoder_settings(index, codec)
     check_encoder(index, settings)
-    container = choose_container(index, settings)
+    container = choose_container(index, settings, sound=sound)
     segments, encoded = encode_all(index, settings, folder, cuts)
     assert len({segment.extradata_sha256 for segment in encoded}) == 1
     output = folder / f"output{container.suffix}"
@@ -323,7 +333,7 @@ def test_the_wanted_encoder_is_taken_where_it_can_be(tmp_path: Path, codec: str)
 @pytest.mark.parametrize("codec", ["libx264", "ffv1"])
 def test_what_no_encoder_holds_is_refused(tmp_path: Path, codec: str):
     index = replace(index_video(str(make_video(tmp_path / "a.mp4", num_frames=2))), pix_fmt="nv24")
-    with pytest.raises(VideoError, match="ffv1 cannot encode its pixel format nv24; convert the video first"):
+    with pytest.raises(VideoError, match=r"ffv1 cannot encode its pixel format nv24; convert it first \(ffmpeg"):
         choose_encoder(index, codec=codec, crf=18, preset="veryfast", threads=1)
 
 
@@ -486,8 +496,10 @@ def test_sound_that_no_container_takes_is_no_loss_to_note(tmp_path: Path):
         container.mux([*stream.encode(frame), *stream.encode(None)])
     path = mux_together(tmp_path / "a.flv", make_video(tmp_path / "film.mp4", num_frames=5), sound)
     index = index_video(str(path))
-    with pytest.raises(VideoError, match=r"a\.flv: its sound \(stream 1, nellymoser\) fits no container .* convert it"):
-        choose_container(index, encoder_settings(index))
+    assert choose_container(index, encoder_settings(index)).suffix == ".mov"
+    # Which does not take FFV1.
+    with pytest.raises(VideoError, match=r"a\.flv: its sound \(stream 1 audio nellymoser\) fits no container .*=flac"):
+        choose_container(index, encoder_settings(index, "ffv1"))
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])

@@ -1,0 +1,161 @@
+"""Files whose packets do not tell when frames are shown, or tell of times that go back."""
+
+import shutil
+import subprocess
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import pytest
+
+from sttn_ray.errors import VideoError
+from sttn_ray.video.container import choose_container
+from sttn_ray.video.decode import decode_range
+from sttn_ray.video.index import VideoIndex, index_video
+from tests.media import frame_hash, frame_hashes, frame_times, make_video
+from tests.remedies import follow, needs_ffmpeg
+from tests.unit.test_video_encode_assemble import encoder_settings, reencode
+
+
+def decoded(index: VideoIndex, start: int, stop: int, on_damage: str = "fail") -> list[str]:
+    return [frame_hash(frame) for frame in decode_range(index, start, stop, on_damage=on_damage)]
+
+
+def without_times(source: Path, path: Path) -> Path:
+    """Copy a film as if frames were shown in the order in which they are coded, as tools do that remux an AVI."""
+    with av.open(str(source)) as film, av.open(str(path), "w") as target:
+        stream = target.add_stream_from_template(film.streams.video[0])
+        for packet in film.demux(video=0):
+            if packet.size:
+                packet.dts += 2048  # none is before zero, where an edit list would hide it
+                packet.pts = packet.dts
+                packet.stream = stream
+                target.mux(packet)
+    return path
+
+
+CODERS = {
+    "libx264": {},
+    "mpeg4": {"codec": "mpeg4", "options": {"bf": "2"}},
+    "open": {"open_gop": True},
+}
+
+
+@pytest.mark.parametrize("coder", CODERS)
+@pytest.mark.parametrize("suffix", [".avi", ".asf"])
+def test_reordered_frames_of_containers_without_their_times(tmp_path: Path, coder: str, suffix: str) -> None:
+    """The n-th frame that a decoder gives is shown at n / rate."""
+    path = make_video(tmp_path / f"film{suffix}", time_base=Fraction(1, 25), **CODERS[coder])
+    hashes = frame_hashes(path)
+    index = index_video(str(path))
+    assert index.num_frames == len(hashes) == 40
+    assert index.times_s() == pytest.approx([n / 25 for n in range(40)], abs=0.002)
+    for start in range(0, 40, 7):
+        for on_damage in ("fail", "conceal"):
+            assert decoded(index, start, start + 9, on_damage) == hashes[start : start + 9]
+    assert VideoIndex.from_dict(index.as_dict()) == index
+    output = reencode(path, tmp_path / "out", codec="x264-lossless")
+    assert frame_hashes(output) == hashes
+
+
+def test_an_avi_keeps_its_sound_beside_reordered_frames(tmp_path: Path) -> None:
+    path = make_video(tmp_path / "film.avi", audio="libmp3lame")
+    output = reencode(path, tmp_path / "out")
+    assert frame_times(output) == [Fraction(n, 25) for n in range(40)]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_times_in_coding_order_are_sorted(tmp_path: Path, suffix: str) -> None:
+    """Once called damaged: decoded frames came out at times that did not rise."""
+    film = make_video(tmp_path / "film.mp4")
+    path = without_times(film, tmp_path / f"coded{suffix}")
+    index = index_video(str(path))
+    assert index.num_frames == 40
+    assert index.times_s() == pytest.approx([n / 25 for n in range(40)])
+    assert decoded(index, 0, 40) == frame_hashes(film)
+    assert decoded(index, 17, 30) == frame_hashes(film)[17:30]
+
+
+@needs_ffmpeg
+def test_a_packed_bitstream(tmp_path: Path) -> None:
+    """Of XviD: a packet holds two frames, the next one none."""
+    source = make_video(tmp_path / "source.mkv", codec="ffv1")
+    command = ["ffmpeg", "-loglevel", "error", "-i", source, "-c:v", "libxvid", "-bf", "2", "-g", "12"]
+    made = subprocess.run([*command, tmp_path / "film.avi"], capture_output=True, check=False)
+    if made.returncode:
+        pytest.skip("needs an ffmpeg with XviD")
+    path = tmp_path / "film.avi"
+    hashes = frame_hashes(path)
+    index = index_video(str(path))
+    assert index.times_s() == pytest.approx([n / 25 for n in range(len(hashes))])
+    assert decoded(index, 0, len(hashes)) == hashes
+    assert decoded(index, 20, 31) == hashes[20:31]
+    remuxed = tmp_path / "film.mkv"
+    command = ["ffmpeg", "-loglevel", "error", "-fflags", "+genpts", "-i", path, "-c", "copy", remuxed]
+    subprocess.run(command, check=True)
+    assert frame_hashes(reencode(remuxed, tmp_path / "out", codec="x264-lossless")) == hashes
+
+
+@pytest.mark.parametrize(
+    ("suffix", "how"),
+    [
+        (".ts", {"audio": True}),
+        (".mpg", {"codec": "mpeg2video", "audio": "mp2", "time_base": Fraction(1, 25)}),
+        (".ts", {"rate": 50}),
+    ],
+)
+def test_recordings_that_were_put_behind_each_other(tmp_path: Path, suffix: str, how: dict) -> None:
+    first = make_video(tmp_path / f"one{suffix}", **how)
+    path = tmp_path / f"both{suffix}"
+    path.write_bytes(first.read_bytes() * 2)
+    for on_damage in ("fail", "conceal"):
+        with pytest.raises(VideoError, match=r"its times go back: stream 0 \(video \w+\) from \d") as raised:
+            index_video(str(path), on_damage=on_damage)
+    assert ("stream 1 (audio" in str(raised.value)) == ("audio" in how)
+    if shutil.which("ffmpeg"):
+        output = reencode(follow(str(raised.value), path), tmp_path / "out")
+        assert len(frame_times(output)) == 80
+
+
+def test_a_recording_in_two_parts_whose_times_go_on(tmp_path: Path) -> None:
+    """Where they were joined a packet looks as if a part of it were lost."""
+    first = make_video(tmp_path / "one.ts", audio=True)
+    second = make_video(tmp_path / "two.ts", pts=[512 * n for n in range(50, 90)])
+    path = tmp_path / "both.ts"
+    path.write_bytes(first.read_bytes() + second.read_bytes())
+    with pytest.raises(VideoError, match=r"lack parts.*where recordings were joined nothing is missing") as raised:
+        index_video(str(path))
+    if shutil.which("ffmpeg"):
+        assert len(frame_times(reencode(follow(str(raised.value), path), tmp_path / "out"))) == 80
+
+
+def test_films_that_were_put_behind_each_other(tmp_path: Path) -> None:
+    first = make_video(tmp_path / "one.mkv", audio=True)
+    path = tmp_path / "both.mkv"
+    path.write_bytes(first.read_bytes() * 2)
+    with pytest.raises(VideoError, match="its times go back: stream 0") as raised:
+        index_video(str(path))
+    (tmp_path / "LIST").write_text("file 'one.mkv'\nfile 'one.mkv'\n")
+    if shutil.which("ffmpeg"):
+        joined = follow(str(raised.value).replace("-i LIST", "-i IN"), tmp_path / "LIST")
+        assert len(frame_times(reencode(joined, tmp_path / "out"))) == 80
+
+
+def test_sound_whose_times_go_back_is_told_before_all_work(tmp_path: Path) -> None:
+    """As where the sound of a recording ends behind the beginning of the next one's."""
+    first = make_video(tmp_path / "one.ts", audio=True)
+    second = make_video(tmp_path / "two.ts", audio=True, pts=[512 * n for n in range(40, 80)])
+    path = tmp_path / "film.ts"
+    path.write_bytes(first.read_bytes() + second.read_bytes())
+    index = index_video(str(path), on_damage="conceal")
+    assert index.num_frames == 80
+    with pytest.raises(VideoError, match=r"film\.ts: its times go back: stream 1 \(audio aac\) from"):
+        choose_container(index, encoder_settings(index))
+
+
+def test_a_stream_without_any_times(tmp_path: Path) -> None:
+    path = make_video(tmp_path / "raw.h264", num_frames=5)
+    with pytest.raises(VideoError, match=r"no usable timestamps.*encode it anew") as raised:
+        index_video(str(path))
+    if shutil.which("ffmpeg"):
+        assert index_video(str(follow(str(raised.value), path))).num_frames == 5
