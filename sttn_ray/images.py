@@ -39,6 +39,8 @@ MAX_ZIP_MEMBERS = 1_000_000
 # Images hardly shrink in a zip, but for plain ones without compression of their own.
 MAX_UNPACKED_BYTES = 4 * 2**30
 MAX_UNPACKED_RATIO = 200
+# Of a single one; deflate reaches 1030, other methods any ratio, and unpack it at once.
+MAX_EASY_BYTES, MAX_MEMBER_RATIO = 16 * 2**20, 2000
 KEPT_ZIP_BYTES = 64 * 2**20
 
 # Every function takes the class of error to raise: the same file is a mask to one reader and a video to another.
@@ -85,8 +87,9 @@ def _zip_names(path: str, error_class: ErrorClass) -> list[str]:
         members = [info for info in archive.infolist() if not info.is_dir()]
     if len(members) > MAX_ZIP_MEMBERS:
         raise error_class(f"{path}: holds {len(members)} files, more than {MAX_ZIP_MEMBERS}; unpack it into folders")
+    images = [info for info in members if is_image(info.filename)]
     num_bytes = stamps(path)[0][1]
-    claimed = sum(info.file_size for info in members if is_image(info.filename))
+    claimed = sum(info.file_size for info in images)
     if claimed > max(MAX_UNPACKED_BYTES, MAX_UNPACKED_RATIO * num_bytes):
         raise error_class(
             f"{path}: has {num_bytes} bytes and claims to hold images of {claimed}; not read; should that be true, "
@@ -130,8 +133,14 @@ def image_files(path: str, names: Iterable[str], error_class: ErrorClass) -> Ite
         for name in names:
             label = f"{path}:{name}"
             with _zip_errors(label, error_class):
-                if archive.getinfo(name).file_size > MAX_IMAGE_BYTES:
+                info = archive.getinfo(name)
+                if info.file_size > MAX_IMAGE_BYTES:
                     raise error_class(f"{label}: claims more than {MAX_IMAGE_BYTES} bytes; not read")
+                if info.file_size > max(MAX_EASY_BYTES, MAX_MEMBER_RATIO * info.compress_size):
+                    raise error_class(
+                        f"{label}: claims {info.file_size} bytes in {info.compress_size}; not read; should that be "
+                        "true, unpack the zip and give the folder"
+                    )
                 data = archive.read(name)
             yield label, data
 

@@ -275,6 +275,13 @@ def test_zip_of_another_count_is_refused_before_its_contents_are_read(index: Vid
         mask_source(str(path), index)
 
 
+def test_zip_of_a_method_that_shrinks_without_bounds(tmp_path: Path):
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("1.png", bytes(17 * 2**20))
+    with pytest.raises(MaskError, match=r"bomb\.zip:1\.png: claims 17825792 bytes in \d+; not read"):
+        mask_source(str(tmp_path / "bomb.zip"))
+
+
 def test_zip_that_claims_too_much_altogether(index: VideoIndex, tmp_path: Path):
     path = claim(make_zip(tmp_path / "bomb.zip", {f"{n}.png": b"no image" for n in range(NUM_FRAMES)}), 255 * 2**20)
     with pytest.raises(MaskError, match=r"bomb\.zip: has \d+ bytes and claims to hold images of 8021606400; not read"):
