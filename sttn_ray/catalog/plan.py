@@ -178,7 +178,7 @@ def plan_video(item: Item, settings: Settings) -> Plan:
         notes.append(f"not kept: HDR10's {index.hdr}, which {encoder.codec} does not carry")
     if lost := encoder.lost(index.frame_data):
         notes.append(f"not kept: {', '.join(lost)}, which frames carry")
-    if films := [stream for stream in index.others if stream.kind == "video"]:
+    if films := [s for s in index.others if s.kind == "video" and s.index in container.copied]:
         told = ", ".join(f"{stream.index} ({stream.codec})" for stream in films)
         notes.append(f"inpainted is stream {index.stream}; copied as they are, with what they show: video {told}")
     if encoder.encoder == "libx264rgb":

@@ -64,8 +64,7 @@ def choose_container(index: VideoIndex, settings: EncoderSettings, *, sound: Sou
         told = "; ".join(f"{suffix[1:]}: {trial.refusal(suffix, copied)}" for suffix in trial.suffixes)
         raise VideoError(
             f"{index.path}: no container takes all its streams together: {', '.join(map(str, copied))} ({told}); "
-            "encode.sound=flac converts sound that does not fit; else leave streams out (ffmpeg -i IN -map 0:v:0 "
-            "-map 0:a -c copy OUT.mkv)"
+            "encode.sound=flac converts sound that does not fit beside the others"
         )
 
 

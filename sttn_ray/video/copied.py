@@ -157,10 +157,31 @@ def read_copied(
 
 
 def _payload(packet: av.Packet) -> bytes:
-    """A packet's bytes; AAC without the ADTS header, which MPEG-TS needs and other containers must not hold."""
+    """A packet's bytes without what one container needs and others must not hold.
+
+    That is AAC's ADTS header, and how H.264 and HEVC mark where their units begin: by start codes in MPEG-TS, by their
+    lengths elsewhere.
+    """
     data = bytes(packet)
     context = packet.stream.codec_context
-    is_aac = context is not None and context.name == "aac"
-    if is_aac and data[:1] == b"\xff" and data[1] & 0xF6 == 0xF0:  # no frame of AAC begins so by itself
+    name = context.name if context is not None else ""
+    if name == "aac" and data[:1] == b"\xff" and data[1] & 0xF6 == 0xF0:  # no frame of AAC begins so by itself
         return data[7 if data[1] & 1 else 9 :]
+    if name in ("h264", "hevc") and isinstance(context, av.VideoCodecContext):
+        has_lengths = (context.extradata or b"")[:1] == b"\x01"
+        units = _units_by_length(data) if has_lengths else _units_by_start_code(data)
+        return b"".join(len(unit).to_bytes(4, "big") + unit for unit in units)
     return data
+
+
+def _units_by_length(data: bytes) -> Iterator[bytes]:
+    start = 0
+    while start < len(data):
+        stop = start + 4 + int.from_bytes(data[start : start + 4], "big")
+        yield data[start + 4 : stop]
+        start = stop
+
+
+def _units_by_start_code(data: bytes) -> Iterator[bytes]:
+    # Zeros before a start code are no part of the unit before, which ends with a one.
+    yield from (unit.rstrip(b"\0") for unit in data.split(b"\0\0\1")[1:])

@@ -1,6 +1,7 @@
 """Exactly the frames of a range, by seeking."""
 
 from collections.abc import Iterator
+from itertools import islice
 
 import av
 
@@ -12,6 +13,9 @@ from sttn_ray.video.frames import check_format
 from sttn_ray.video.index import VideoIndex
 from sttn_ray.video.planar import in_format
 from sttn_ray.video.source import frames_of, open_video
+
+# So far a codec may show frames out of the order in which it codes them.
+_MAX_REORDERED = 16
 
 
 def decode_range(
@@ -86,11 +90,11 @@ def _exact_range(index: VideoIndex, start: int, stop: int, threads: int) -> Iter
     for number, pts in enumerate(wanted[1:], start + 1):
         frame = next(frames, None)
         if frame is None or frame.pts != pts:
-            if frame is not None and frame.pts is not None and frame.pts < pts:
+            if frame is not None and any(later.pts == pts for later in islice(frames, _MAX_REORDERED)):
                 raise VideoError(
-                    f"{index.path}: its times do not rise: frame {number} of {index.num_frames}, expected at "
-                    f"{_seconds(pts, index)}, comes out at {_seconds(frame.pts, index)}; encode it anew "
-                    "(ffmpeg -i IN -c:v ffv1 -c:a copy OUT.mkv)"
+                    f"{index.path}: its times do not rise: frame {number} of {index.num_frames}, that of "
+                    f"{float(pts * index.time_base):.3f} s, comes out behind a later one; encode it anew, "
+                    "with the frames per second that it has (ffmpeg -r 25 -i IN -c:v ffv1 -c:a copy OUT.mkv)"
                 )
             found = "the end of the stream" if frame is None else f"pts {frame.pts}"
             raise VideoError(_lost(index, number, found))
@@ -114,10 +118,6 @@ def _checked(frame: av.VideoFrame, index: VideoIndex, number: int) -> av.VideoFr
         raise VideoError(f"{index.path}: damaged: frame {number} decodes with errors, or does not fit its checksum")
     check_format(frame, index, number)
     return frame
-
-
-def _seconds(pts: int, index: VideoIndex) -> str:
-    return f"{float(pts * index.time_base):.3f} s"
 
 
 def _lost(index: VideoIndex, number: int, found: str) -> str:

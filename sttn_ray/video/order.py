@@ -10,7 +10,7 @@ from sttn_ray.video.source import Order, frames_and_errors
 # They store decoding times alone; others that FFmpeg gives for them are guesses.
 _DECODING_TIMES_ONLY = ("avi", "asf")
 # A wrong order shows within the first frames that were reordered.
-_LOOKED_AT = 16
+_LOOKED_AT = 8
 
 
 class Times(NamedTuple):

@@ -24,6 +24,11 @@ FORMATS = [
     "yuv422p10le",
     "yuv444p10le",
     "yuv444p12le",
+    "yuv440p",
+    "yuv411p",
+    "yuv410p",
+    "gbrp",
+    "gbrp10le",
 ]
 
 
@@ -78,7 +83,7 @@ def test_planes_survive_rgb_within_rounding(pix_fmt: str, color_range: int, matr
 
 @pytest.mark.parametrize("matrix", [BT709, BT601])
 @pytest.mark.parametrize("color_range", [LIMITED, FULL])
-@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv422p", "yuv444p", "yuv420p10le"])
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv422p", "yuv444p", "yuv420p10le", "yuv411p"])
 def test_rgb_agrees_with_swscale(pix_fmt: str, color_range: int, matrix: int):
     rgb = make_smooth_rgb(96, 64)
     frame = make_tagged_frame(rgb, pix_fmt, color_range, matrix)

@@ -345,3 +345,17 @@ def test_a_stream_that_begins_late_is_tried_too(tmp_path: Path, film: Path) -> N
     index = index_video(str(source))
     assert [stream.start_s for stream in index.others] == [90]
     assert choose_container(index, encoder_settings(index)).copied == (1,)
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+def test_another_film_of_a_transport_stream_is_copied(tmp_path: Path, film: Path, codec: str) -> None:
+    """There its units begin with start codes, in mp4 with their lengths."""
+    other = make_video(tmp_path / "other.mp4", num_frames=30, codec=codec, width=48, height=32)
+    source = mux_together(tmp_path / "both.ts", film, other)
+    output = reencode(source, tmp_path / "out", codec="x264-lossless")
+    assert output.suffix == ".mp4"
+    with av.open(str(output)) as container:
+        assert sorted(stream.type for stream in container.streams) == ["audio", "video", "video"]
+        kept = [frame.to_ndarray() for frame in container.decode(video=1)]
+    with av.open(str(other)) as container:
+        np.testing.assert_array_equal(kept, [frame.to_ndarray() for frame in container.decode(video=0)])

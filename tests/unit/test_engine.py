@@ -332,7 +332,9 @@ def packed(rgb: NDArray[np.float32], hole: Hole, color: ColorFormat) -> bytes:
     return values.numpy().astype("<u2").tobytes()
 
 
-@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv422p", "yuv444p", "yuv420p10le", "gray", "yuvj420p"])
+@pytest.mark.parametrize(
+    "pix_fmt", ["yuv420p", "yuv422p", "yuv444p", "yuv411p", "yuv410p", "yuv420p10le", "gray", "yuvj420p", "gbrp"]
+)
 @pytest.mark.parametrize("size", [(64, 48), (63, 47)])
 def test_pasting_leaves_the_rest_bit_for_bit_and_rounds_the_prediction_once(
     pix_fmt: str, size: tuple[int, int]

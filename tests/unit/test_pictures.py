@@ -25,7 +25,13 @@ def scaled(
 
 @pytest.mark.parametrize("matrix", [1, 5, 9])
 @pytest.mark.parametrize("size", [(64, 48), (63, 47)])
-@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv422p", "yuv444p", "yuv420p10le", "yuv444p16le", "gray", "yuvj420p"])
+@pytest.mark.parametrize(
+    "pix_fmt",
+    [
+        *("yuv420p", "yuv422p", "yuv444p", "yuv411p", "yuv410p", "yuv440p", "yuv420p10le", "yuv444p16le", "yuvj420p"),
+        *("gray", "gbrp", "gbrp12le"),
+    ],
+)
 def test_colors_are_those_of_numpy(pix_fmt: str, size: tuple[int, int], matrix: int) -> None:
     color = color_format(pix_fmt, 1, matrix)
     width, height = size

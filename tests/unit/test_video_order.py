@@ -21,14 +21,14 @@ def decoded(index: VideoIndex, start: int, stop: int, on_damage: str = "fail") -
     return [frame_hash(frame) for frame in decode_range(index, start, stop, on_damage=on_damage)]
 
 
-def without_times(source: Path, path: Path) -> Path:
-    """Copy a film as if frames were shown in the order in which they are coded, as tools do that remux an AVI."""
+def without_times(source: Path, path: Path, *, start: int = 0) -> Path:
+    """Copy a film as if frames were shown in the order in which they are coded, from a packet on, as some tools do."""
     with av.open(str(source)) as film, av.open(str(path), "w") as target:
         stream = target.add_stream_from_template(film.streams.video[0])
-        for packet in film.demux(video=0):
+        for number, packet in enumerate(film.demux(video=0)):
             if packet.size:
                 packet.dts += 2048  # none is before zero, where an edit list would hide it
-                packet.pts = packet.dts
+                packet.pts = packet.pts + 2048 if number < start else packet.dts + 4096 * (start > 0)
                 packet.stream = stream
                 target.mux(packet)
     return path
@@ -74,6 +74,16 @@ def test_times_in_coding_order_are_sorted(tmp_path: Path, suffix: str) -> None:
     assert index.times_s() == pytest.approx([n / 25 for n in range(40)])
     assert decoded(index, 0, 40) == frame_hashes(film)
     assert decoded(index, 17, 30) == frame_hashes(film)[17:30]
+
+
+def test_times_that_do_not_rise_later_are_no_damage(tmp_path: Path) -> None:
+    film = make_video(tmp_path / "film.mp4")
+    path = without_times(film, tmp_path / "coded.mp4", start=24)
+    index = index_video(str(path))
+    with pytest.raises(VideoError, match=r"its times do not rise: frame \d+ of 40, that of .*encode it") as raised:
+        decoded(index, 0, 40)
+    if shutil.which("ffmpeg"):
+        assert len(frame_hashes(reencode(follow(str(raised.value), path), tmp_path / "out"))) == 40
 
 
 @needs_ffmpeg
