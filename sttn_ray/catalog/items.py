@@ -85,7 +85,7 @@ def _refuse_collisions(items: Sequence[Item], catalog: str) -> None:
             "an output's suffix is that of its container: give all but one of each another name in the column 'output' "
             f"(as {given} for {example.video}); rows without one there keep theirs"
         )
-        raise CatalogError("\n".join(faults))
+        raise CatalogError(*faults)
 
 
 def refuse_overwriting(

@@ -19,6 +19,7 @@ from sttn_ray.masks.find import find_marks, marks_as_boxes
 from sttn_ray.masks.hole import Hole, make_holes
 from sttn_ray.masks.read import MaskSource, boxes_source, check_emptiness, check_fit, mask_source, read_masks
 from sttn_ray.paths import stamps
+from sttn_ray.shown import shown
 from sttn_ray.storage import record_hash
 from sttn_ray.video.assemble import Container
 from sttn_ray.video.color import ColorFormat
@@ -238,7 +239,7 @@ def _plan_video(path: str, settings: Settings) -> tuple[VideoIndex, EncoderSetti
         encoder, note = choose(index)
     except VideoError as error:
         if not faults:
-            faults.append(str(error).removeprefix(f"{path}: "))
+            faults.append(str(error).removeprefix(f"{shown(path)}: "))
         # No container takes such pictures; the sound is looked at all the same.
         looked_at = replace(index, pix_fmt="yuv420p", decoded_pix_fmt="", width=64, height=64, color=(0, 2, 2, 2))
         encoder, note = choose(looked_at)

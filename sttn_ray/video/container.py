@@ -11,6 +11,7 @@ import numpy as np
 from sttn_ray.choices import Sound
 from sttn_ray.errors import VideoError
 from sttn_ray.scratch import scratch_folder
+from sttn_ray.shown import shown
 from sttn_ray.video.assemble import Container, join_segments
 from sttn_ray.video.demux import OtherStream, refuse_steps_back
 from sttn_ray.video.encode import EncoderSettings, encode_segment
@@ -134,7 +135,7 @@ class _Trial:
             join_segments(path, [self._segment], [0], self._index, container, starts_s=self._starts_s)
             check_copies(path, self._index, container, starts_s=self._starts_s)
         except VideoError as error:
-            return str(error).removeprefix(f"{self._index.path}: ")
+            return str(error).removeprefix(f"{shown(self._index.path)}: ")
         except (av.FFmpegError, ValueError, NotImplementedError) as error:  # what it made of them cannot be read
             return str(error)
         return ""
