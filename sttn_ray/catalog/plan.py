@@ -187,7 +187,7 @@ def plan_video(item: Item, settings: Settings) -> Plan:
     if container.converted:
         streams = [stream for stream in index.others if stream.index in container.converted]
         notes.append(f"no container takes its sound; converted to FLAC: {'; '.join(map(str, streams))}")
-    if empty := [stream for stream in index.others if stream.is_empty]:
+    if empty := [s for s in index.others if s.is_empty and str(s) not in container.dropped]:
         notes.append(f"left out, since they hold nothing: {'; '.join(map(str, empty))}")
     if container.dropped:
         notes.append(f"not copied (chapters and time codes are written anew): {'; '.join(container.dropped)}")

@@ -13,10 +13,13 @@ from av.stream import Disposition
 from numpy.typing import NDArray
 from PIL import Image
 
+from sttn_ray.catalog.items import Item
+from sttn_ray.catalog.plan import plan_video
 from sttn_ray.video.container import choose_container
 from sttn_ray.video.copied import source_packets
 from sttn_ray.video.index import index_video
 from tests.media import SAMPLE_RATE, frame_hashes, frame_times, make_pictures, make_video, mux_together
+from tests.plans import SETTINGS
 from tests.unit.test_video_encode_assemble import encoder_settings, reencode, sound_times
 
 ATTACHMENTS = [("letters.ttf", "font/ttf", bytes(range(256)) * 40), ("notes.txt", "text/plain", b"to whom it concerns")]
@@ -280,6 +283,8 @@ def test_chapters_and_a_cover_together(tmp_path: Path, film: Path, suffix: str, 
     assert output.suffix == suffix
     assert [data for _, data in covers(output)] == [COVER[2]]
     assert chapters(output) == chapters(source) == [(start, title) for start, _, title in parts]
+    plan = plan_video(Item(video=str(source), mask=None, boxes="1,2,3,4", output="a"), SETTINGS)
+    assert not any("hold nothing" in note for note in plan.notes)
 
 
 def chapters(path: Path) -> list[tuple[int, str]]:
@@ -317,6 +322,9 @@ def test_a_track_that_holds_nothing_is_left_out(tmp_path: Path, film: Path, suff
     index = index_video(str(source))
     if suffix == ".mkv" or kind != "film behind":
         assert [stream.is_empty for stream in index.others].count(True) == 1
+    plan = plan_video(Item(video=str(source), mask=None, boxes="1,2,3,4", output="a"), SETTINGS)
+    noted = [note for note in plan.notes if note.startswith("left out, since they hold nothing: ")]
+    assert len(noted) == [stream.is_empty for stream in index.others].count(True)
     output = reencode(source, tmp_path / "out")
     assert output.suffix == suffix
     with av.open(str(output)) as container:
