@@ -54,8 +54,8 @@ def shown_lines(text: str) -> str:
 
 
 def as_html(text: object) -> str:
-    """As `shown_lines`, for a page."""
-    return html.escape(shown_lines(str(text)))
+    """As `shown`, for a page."""
+    return html.escape(shown(text))
 
 
 def without_secrets(text: str) -> str:
