@@ -214,7 +214,9 @@ KINDS: dict[str, Kind] = {
     "mask_bmp": Kind(image("a.bmp"), read_mask),
     "mask_zip": Kind(zipped, read_mask),
     "mask_zip_inside": Kind(zipped, read_mask, is_inside=True),
-    "mask_video": Kind(video("m.mkv", codec="ffv1"), read_mask),
+    "mask_video": Kind(
+        video("m.mkv", codec="ffv1", picture=lambda _: np.repeat(mark()[..., None] / 255, 3, axis=2)), read_mask
+    ),
     "csv": Kind(text("a.csv", CATALOG), lambda path, _: read_catalog(str(path))),
     "jsonl": Kind(text("a.jsonl", LINES), lambda path, _: read_catalog(str(path))),
     "parquet": Kind(table("a.parquet"), lambda path, _: read_catalog(str(path))),
