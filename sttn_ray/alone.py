@@ -6,9 +6,10 @@ import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
-from ray._private import ray_constants  # no public way to have Ray listen on this machine alone
+from ray._private import parameter, ray_constants  # no public way to say where Ray listens
 
 from sttn_ray.scratch import closed_folder
 
@@ -24,14 +25,16 @@ def on_loopback() -> Iterator[str]:
     """For the time of a `with` block Ray takes this machine's loopback address for its own; gives that address.
 
     Its processes then listen there, else on all interfaces. So it does by itself on Macs, to spare questions of the
-    firewall.
+    firewall. The port of its agent is any that is free: by default it is the same for all Rays of a machine, and the
+    second one waits six seconds for it.
     """
-    before = ray_constants.ENABLE_RAY_CLUSTER
+    before = ray_constants.ENABLE_RAY_CLUSTER, parameter.RayParams
     ray_constants.ENABLE_RAY_CLUSTER = False
+    parameter.RayParams = partial(parameter.RayParams, dashboard_agent_listen_port=0)  # type: ignore[assignment, misc]
     try:
         yield "127.0.0.1"
     finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
+        ray_constants.ENABLE_RAY_CLUSTER, parameter.RayParams = before  # type: ignore[misc]
 
 
 def ray_folder() -> str | None:

@@ -51,7 +51,7 @@ def connect(*, shows_workers: bool = True, has_dashboard: bool = True) -> None:
 
 def _connect(*, shows_workers: bool, has_dashboard: bool) -> None:
     # Not address="auto": it would also join the private cluster of another program on this machine, and die with it.
-    address = os.environ.get("RAY_ADDRESS") or find_bootstrap_address(None)
+    address = os.environ.get("RAY_ADDRESS") or _started_cluster()
     if address and _join(address, shows_workers=shows_workers):
         return
     cpus = max(MIN_LOCAL_CPUS, os.cpu_count() or 1)
@@ -74,6 +74,15 @@ def _connect(*, shows_workers: bool, has_dashboard: bool) -> None:
             },
         )
     log.info("started Ray on this machine with %d logical CPUs; Ray's own log: %s", cpus, quiet.after_start())
+
+
+def _started_cluster() -> str | None:
+    """The address that `ray start` wrote down; None where nobody listens there any more, which Ray finds in minutes."""
+    address = find_bootstrap_address(None)
+    host, _, port = (address or "").rpartition(":")
+    if address is None or (port.isdigit() and not _listens(host.strip("[]"), int(port))):
+        return None
+    return str(address)
 
 
 def _join(address: str, *, shows_workers: bool) -> bool:
@@ -347,8 +356,12 @@ def _answers(node: dict[str, Any]) -> bool:
 
     Processes for its CPUs would take all of the others', and leave none for tasks of video.
     """
+    return _listens(node["NodeManagerAddress"], node["NodeManagerPort"])
+
+
+def _listens(host: str, port: int) -> bool:
     try:
-        socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), NODE_TIMEOUT_S).close()
+        socket.create_connection((host, port), NODE_TIMEOUT_S).close()
     except OSError:
         return False
     return True
