@@ -205,7 +205,7 @@ def test_a_run_in_which_everything_fails_shows_no_secret(
 
 
 def test_a_catalog_or_a_checkpoint_that_cannot_be_used_is_told_without_a_secret(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, cluster: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     make_video(tmp_path / "a.mp4", num_frames=2)
