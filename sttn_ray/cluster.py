@@ -44,7 +44,8 @@ def connect(*, shows_workers: bool = True, has_dashboard: bool = True) -> None:
     interrupts.again()
     quiet.before_start()
     try:
-        _connect(shows_workers=shows_workers, has_dashboard=has_dashboard)
+        with interrupts.ended_at_once():  # nothing was begun yet
+            _connect(shows_workers=shows_workers, has_dashboard=has_dashboard)
     finally:
         interrupts.again()  # Ray has taken SIGTERM
 
@@ -96,7 +97,7 @@ def _join(address: str, *, shows_workers: bool) -> bool:
     except ConnectionError as error:
         if os.environ.get("RAY_ADDRESS"):
             raise ConfigError(f"RAY_ADDRESS={address}: no Ray cluster answers there ({error})") from error
-        return False  # what an earlier `ray start` left behind
+        return False  # it has just ended
     log.info("joined the Ray cluster at %s; Ray's own log: %s", address, quiet.after_start())
     return True
 

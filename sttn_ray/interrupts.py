@@ -18,6 +18,7 @@ GOES_ON = "the same command goes on from here"
 T = TypeVar("T")
 _received: int | None = None
 _handler: Any = None
+_is_program = False
 
 
 class Interrupt(KeyboardInterrupt):
@@ -29,6 +30,8 @@ def end_at_once() -> None:
 
     Python itself, and modules written in C, would print a traceback, or go on.
     """
+    global _is_program
+    _is_program = True
     _install(_end)
 
 
@@ -54,6 +57,34 @@ def raised() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_IGN if _received is not None and handler is _end else handler)
         _set(outer)
+
+
+@contextmanager
+def ended_at_once() -> Iterator[None]:
+    """While a `with` block runs a signal ends a program at once, also where its main thread waits inside C++.
+
+    Python runs handlers in the main thread alone, and Ray looks for a cluster that is gone for a minute and more.
+    """
+    if not _is_program or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    before = signal.set_wakeup_fd(writer)
+    threading.Thread(target=_end_by, args=(reader,), daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(writer)
+
+
+def _end_by(reader: int) -> None:
+    """End the process by the first signal that is told; what else Python handles is told too."""
+    while number := os.read(reader, 1):
+        if number[0] in WORDS:
+            _end(number[0], None)
+    os.close(reader)
 
 
 def _raise(number: int, frame: FrameType | None) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from sttn_ray import interrupts
 from sttn_ray.config import Experiment
 from sttn_ray.errors import ConfigError
 from sttn_ray.program import run_program
+from tests.media import make_video
 from tests.processes import start_command, wait_until
 
 PROGRAMS = ("pipelines.inpaint", "pipelines.build_shards", "pipelines.demo", "sttn_ray.train", "sttn_ray.tune")
@@ -55,6 +57,23 @@ def test_while_ray_and_torch_are_loaded(number: int, status: int, word: str, tmp
     os.kill(run.pid, number)
     assert run.finish() == status
     assert run.said() == f"loading\n{word}; the same command goes on from here\n"
+
+
+@pytest.mark.parametrize(("number", "status", "word"), SIGNALS)
+def test_while_ray_looks_for_a_cluster_that_does_not_answer(
+    number: int, status: int, word: str, tmp_path: Path
+) -> None:
+    """It waits inside C++, where Python runs no handlers."""
+    make_video(tmp_path / "in/a.mp4", num_frames=4)
+    with socket.create_server(("", 0)) as server:  # Ray asks the machine by another address than loopback
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        told = [f"corpus.root={tmp_path / 'in'}", f"shards.dir={tmp_path / 'shards'}"]
+        run = start_command([sys.executable, "-m", "pipelines.build_shards", *told], RAY_ADDRESS=address)
+        with server.accept()[0]:  # it asks
+            os.kill(run.pid, number)
+            assert run.finish() == status
+    assert run.said().endswith(f"{word}; the same command goes on from here\n")
+    assert "Traceback" not in run.said()
 
 
 def test_the_command_is_as_quick(tmp_path: Path) -> None:
