@@ -87,20 +87,6 @@ def test_a_job_says_what_it_waits_for_and_begins_when_that_is_free(tmp_path: Pat
     assert "going on after " in run.said()
 
 
-@pytest.mark.usefixtures("cluster")
-def test_a_job_takes_what_is_free(tmp_path: Path, checkpoint: Path) -> None:
-    catalog = make_catalog(tmp_path / "in", 1)
-    group = placement_group([{"CPU": NUM_CPUS - 2}])
-    assert group.wait(60)
-    try:
-        run = begin(catalog, tmp_path / "out", checkpoint, "encode.threads=1", **ray_address())
-        assert run.finish(tmp_path / "out") == 0, run.said()
-    finally:
-        remove_placement_group(group)
-    assert "1 process of 1 threads" in run.said()
-    assert "but other jobs hold some of its CPUs or GPUs" in run.said()
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_a_training_waits_for_its_turn(training_shards: Path, tmp_path: Path) -> None:
@@ -150,6 +136,20 @@ def test_two_jobs_on_two_small_nodes_both_end_with_the_bytes_of_undisturbed_runs
     alone, one, other = (videos(tmp_path / name) for name in names)
     assert len(alone) == 8
     assert alone == one == other
+
+
+@pytest.mark.slow
+def test_a_job_takes_what_another_leaves(two_nodes: str, tmp_path: Path, checkpoint: Path) -> None:
+    catalog = make_catalog(tmp_path / "in", 8)
+    first = begin(catalog, tmp_path / "one", checkpoint, "run.num_actors=1", RAY_ADDRESS=two_nodes)
+    wait_until(lambda: "1 process of 1 threads" in first.said(), "the first job", program=first)
+    second = begin(catalog, tmp_path / "other", checkpoint, RAY_ADDRESS=two_nodes)
+    told = "the cluster carries 4 processes, but other jobs hold some of its CPUs or GPUs"
+    wait_until(lambda: told in second.said(), "the second job", program=second)
+    assert "waiting for" not in second.said()
+    assert not first.has_ended
+    finish_all([first, second], tmp_path / "one", tmp_path / "other")
+    assert videos(tmp_path / "one") == videos(tmp_path / "other")
 
 
 @pytest.mark.slow
