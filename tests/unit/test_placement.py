@@ -4,7 +4,7 @@ import socket
 import pytest
 
 from sttn_ray import cluster
-from sttn_ray.cluster import _answers, _running_cluster
+from sttn_ray.cluster import _answers, _started_cluster
 from sttn_ray.errors import ConfigError
 from sttn_ray.placement import Need, Node, best_number, carried_actors, smallest_part
 
@@ -97,10 +97,10 @@ def test_a_cluster_that_has_left_its_address_behind_is_not_looked_for(monkeypatc
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         monkeypatch.setattr(cluster, "find_bootstrap_address", lambda folder: address)
-        assert _running_cluster() == address
-    assert _running_cluster() is None
+        assert _started_cluster() == address
+    assert _started_cluster() is None
     monkeypatch.setattr(cluster, "find_bootstrap_address", lambda folder: None)
-    assert _running_cluster() is None
+    assert _started_cluster() is None
 
 
 def test_a_cluster_of_which_no_node_answers_is_said(monkeypatch):
