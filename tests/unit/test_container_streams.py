@@ -358,7 +358,8 @@ def test_a_stream_that_begins_late_is_tried_too(tmp_path: Path, film: Path) -> N
 @pytest.mark.parametrize("codec", ["libx264", "libx265"])
 def test_another_film_of_a_transport_stream_is_copied(tmp_path: Path, film: Path, codec: str) -> None:
     """There its units begin with start codes, in mp4 with their lengths."""
-    other = make_video(tmp_path / "other.mp4", num_frames=30, codec=codec, width=48, height=32)
+    # x265 4.2 writes beyond its memory where pictures are narrower than 64.
+    other = make_video(tmp_path / "other.mp4", num_frames=30, codec=codec, width=64, height=48)
     source = mux_together(tmp_path / "both.ts", film, other)
     output = reencode(source, tmp_path / "out", codec="x264-lossless")
     assert output.suffix == ".mp4"
