@@ -77,7 +77,7 @@ class Part:
         bundles = [{"CPU": float(node.cpus), **({"GPU": float(node.gpus)} if node.gpus else {})} for node in part]
         # Not on named nodes: where one is lost, what was reserved there finds another place.
         labels = [selector] * len(bundles) if (selector := without_nodes(avoided)) else None
-        group = placement_group(bundles, strategy="SPREAD", name="sttn-ray inpaint", bundle_label_selector=labels)
+        group = placement_group(bundles, strategy="SPREAD", bundle_label_selector=labels)
         if group.wait(CREATED_S):
             self.group = group
             return True
