@@ -15,7 +15,7 @@ from sttn_ray.placement import Node, best_number, smallest_part
 from sttn_ray.turns import LOOK_S, Waiting, free_nodes, own_bundles
 
 from .inpaint_steps import Pool
-from .progress import without_nodes
+from .progress import prepare_data, without_nodes
 
 # What has just ended gives its CPUs back one by one.
 SETTLED_S = 3.0
@@ -67,8 +67,9 @@ class Part:
         return list(nodes.values())
 
     def give_back(self) -> None:
-        """Let others have it; what runs in it ends."""
+        """Let others have it; what runs in it ends, and what this process does next with Ray Data runs elsewhere."""
         if self.group is not None:
+            prepare_data()
             remove_placement_group(self.group)
         self.group = None
 

@@ -4,7 +4,9 @@ No wait is measured in seconds of work: a wait fails where the program has ended
 that a slow machine takes long and still passes.
 """
 
+import atexit
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -95,12 +98,20 @@ def start_command(command: list[str], *, log: Path | None = None, **environment:
     process = subprocess.Popen(
         command,
         cwd=ROOT,
-        env={**os.environ, **environment},
+        env={**os.environ, "RAY_TMPDIR": _folder_of_ray(), **environment},
         stdout=descriptor,
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
     return Program(process, descriptor)
+
+
+@cache
+def _folder_of_ray() -> str:
+    """Where programs look for a Ray that runs, and find none: they would join that of another test or user by chance."""
+    folder = tempfile.mkdtemp(dir="/tmp")  # short enough for the names of Ray's sockets
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _nameless_file() -> int:
