@@ -108,7 +108,7 @@ def start_command(command: list[str], *, log: Path | None = None, **environment:
 
 @cache
 def _folder_of_ray() -> str:
-    """Where programs look for a Ray that runs, and find none: they would join that of another test or user by chance."""
+    """Where programs look for a Ray that runs, and find none: they would join that of another test by chance."""
     folder = tempfile.mkdtemp(dir="/tmp")  # short enough for the names of Ray's sockets
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
