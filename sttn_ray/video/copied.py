@@ -168,17 +168,19 @@ def _payload(packet: av.Packet) -> bytes:
     if name == "aac" and data[:1] == b"\xff" and data[1] & 0xF6 == 0xF0:  # no frame of AAC begins so by itself
         return data[7 if data[1] & 1 else 9 :]
     if name in ("h264", "hevc") and isinstance(context, av.VideoCodecContext):
-        has_lengths = (context.extradata or b"")[:1] == b"\x01"
-        units = _units_by_length(data) if has_lengths else _units_by_start_code(data)
+        header = context.extradata or b""
+        # Of how many bytes a length is stands in the header, in another place for each codec.
+        size = 1 + (header[4 if name == "h264" else 21] & 3) if header[:1] == b"\x01" else 0
+        units = _units_by_length(data, size) if size else _units_by_start_code(data)
         return b"".join(len(unit).to_bytes(4, "big") + unit for unit in units)
     return data
 
 
-def _units_by_length(data: bytes) -> Iterator[bytes]:
+def _units_by_length(data: bytes, size: int) -> Iterator[bytes]:
     start = 0
     while start < len(data):
-        stop = start + 4 + int.from_bytes(data[start : start + 4], "big")
-        yield data[start + 4 : stop]
+        stop = start + size + int.from_bytes(data[start : start + size], "big")
+        yield data[start + size : stop]
         start = stop
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from sttn_ray.catalog.items import Item
 from sttn_ray.catalog.plan import plan_video
 from sttn_ray.video.container import choose_container
-from sttn_ray.video.copied import source_packets
+from sttn_ray.video.copied import _units_by_length, _units_by_start_code, source_packets
 from sttn_ray.video.index import index_video
 from tests.media import SAMPLE_RATE, frame_hashes, frame_times, make_pictures, make_video, mux_together
 from tests.plans import SETTINGS
@@ -368,3 +368,11 @@ def test_another_film_of_a_transport_stream_is_copied(tmp_path: Path, film: Path
         kept = [frame.to_ndarray() for frame in container.decode(video=1)]
     with av.open(str(other)) as container:
         np.testing.assert_array_equal(kept, [frame.to_ndarray() for frame in container.decode(video=0)])
+
+
+def test_units_are_told_apart_by_lengths_of_any_size_and_by_start_codes() -> None:
+    units = [b"\x65one", b"\x41second"]
+    for size in (1, 2, 4):
+        data = b"".join(len(unit).to_bytes(size, "big") + unit for unit in units)
+        assert list(_units_by_length(data, size)) == units
+    assert list(_units_by_start_code(b"\0\0\0\1" + units[0] + b"\0\0\1" + units[1])) == units
