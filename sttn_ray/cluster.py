@@ -57,7 +57,7 @@ def _connect(*, shows_workers: bool, has_dashboard: bool) -> None:
         return
     cpus = max(MIN_LOCAL_CPUS, os.cpu_count() or 1)
     alone.close_token()
-    with alone.on_loopback() as host:
+    with alone.started_lean(has_dashboard=has_dashboard) as host:
         ray.init(
             address="local",
             num_cpus=cpus,

@@ -8,6 +8,7 @@ import pytest
 import ray
 
 from pipelines import progress
+from sttn_ray import alone
 from sttn_ray.model.generator import Generator, GeneratorConfig
 from sttn_ray.model.weights import save_generator
 from tests.processes import STALLED_S
@@ -17,7 +18,8 @@ NUM_CPUS = 4
 
 def start_ray(num_cpus: int = NUM_CPUS, num_gpus: int = 0) -> None:
     """Start a Ray that this process is connected to."""
-    ray.init(address="local", num_cpus=num_cpus, num_gpus=num_gpus, include_dashboard=False, log_to_driver=False)
+    with alone.started_lean(has_dashboard=False):
+        ray.init(address="local", num_cpus=num_cpus, num_gpus=num_gpus, include_dashboard=False, log_to_driver=False)
 
 
 def ray_address() -> dict[str, str]:

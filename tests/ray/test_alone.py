@@ -57,6 +57,37 @@ def test_it_listens_on_loopback_and_its_folder_and_token_are_closed(tmp_path: Pa
         assert len(done.stderr.splitlines()) <= 1, done.stderr  # none of Ray's own
 
 
+# A process of one Ray asks that Ray for its actors, as some of Ray's own processes do; where another runs beside it.
+ASK = """
+import sys
+import ray
+from ray.util.state import list_actors
+from sttn_ray import cluster
+cluster.connect()
+print(ray.get(ray.remote(list_actors).remote()), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_two_on_one_machine_are_told_apart(short_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment |= {"RAY_TMPDIR": str(short_path), "PYTHONPATH": str(ROOT)}
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", ASK], cwd=ROOT, env=environment, stdin=pipe, stdout=pipe) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == b"[]\n"
+        done = subprocess.run(
+            [sys.executable, "-c", ASK],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+        )
+        assert (done.stdout, done.returncode) == (b"[]\n", 0), done.stderr.decode()
+        first.communicate()
+
+
 @pytest.fixture
 def short_path() -> Iterator[Path]:
     """A folder in which Ray's sockets have room for their names."""
