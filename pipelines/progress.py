@@ -15,10 +15,12 @@ from ray.data.context import DEFAULT_SCHEDULING_STRATEGY, DEFAULT_SCHEDULING_STR
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
+from sttn_ray.alone import is_alone
 from sttn_ray.catalog.faults import Fault, Health
 from sttn_ray.duration import duration
 
 from .gauges import FrameStep, count_frames, show_videos
+from .lean_data import leave_out_actors
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +41,7 @@ def prepare_data(avoided: Collection[str] = (), group: PlacementGroup | None = N
         avoided: ids of nodes that get no work.
         group: in which all tasks and actors run, and which lies on other nodes.
     """
+    leave_out_actors(is_alone())
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # ours counts frames, Ray's counts blocks
     context.print_on_execution_start = False

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ray import NodeID
-from ray._private import parameter, ray_constants, services  # no public way to say where Ray listens
+from ray._private import parameter, ray_constants, services, worker  # no public way to say where Ray listens
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
 from sttn_ray.scratch import closed_folder
@@ -58,6 +58,12 @@ def started_lean(*, has_dashboard: bool) -> Iterator[str]:
     finally:
         for module, name, value in before:
             setattr(module, name, value)
+
+
+def is_alone() -> bool:
+    """Whether Ray was started by this process, for one node without a dashboard."""
+    node = worker._global_node
+    return node is not None and node.is_head() and not node.webui_url
 
 
 def _start_no_dashboard(*_: object, **__: object) -> tuple[None, None]:

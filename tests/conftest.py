@@ -26,9 +26,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Say what stays together in one process, where several run the tests.
 
     Tests on Ray share one, and one process takes them in their order; those of shards and trainings, as long as all
-    others together, share another. Elsewhere each file stays whole.
+    others together, share another. Elsewhere each file stays whole. Those two begin first: they take longest, however
+    few tests they are.
     """
     from xdist.scheduler import LoadScopeScheduling
+
+    config.option.loadscopereorder = False
 
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
