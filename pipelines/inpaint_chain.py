@@ -134,7 +134,7 @@ def choose_pool(
         nodes=nodes,
     )
     gpus = options.gpus_per_actor if settings.device == "cuda" else None
-    return Pool(size=size, min_size=min_size, cpus=options.actor_cpus, gpus=gpus, video_cpus=video_cpus)
+    return Pool(size, min_size, options.actor_cpus, gpus, video_cpus, wanted=options.num_actors)
 
 
 def build(

@@ -46,7 +46,7 @@ class Part:
         last, since_s = 0, time.monotonic()
         while until_s is None or time.time() < until_s:
             nodes = list(free_nodes(avoided=avoided).values())
-            size = min(most.size, best_number(nodes, most.need))
+            size = min(most.size, best_number(nodes, most.need, most.wanted))
             if size != last:
                 last, since_s = size, time.monotonic()
             is_settled = size == most.size or time.monotonic() - since_s >= SETTLED_S

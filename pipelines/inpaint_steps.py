@@ -60,7 +60,7 @@ class Pool(NamedTuple):
     """The processes that run the network: how many, and the CPUs and the share of a GPU, or none, of each.
 
     They are fewer than `size` at first, but at least `min_size`, where the cluster grows with its work. A task that
-    encodes what they complete takes `video_cpus`.
+    encodes what they complete takes `video_cpus`. `wanted` is how many were asked for, or None.
     """
 
     size: int
@@ -68,6 +68,7 @@ class Pool(NamedTuple):
     cpus: int
     gpus: float | None
     video_cpus: int
+    wanted: int | None = None
 
     @property
     def need(self) -> Need:

@@ -202,8 +202,25 @@ def walk(root: str) -> Iterator[tuple[str, str]]:
 def _walk_folder(root: str) -> Iterator[tuple[str, str]]:
     if not Path(root).is_dir():
         raise FileNotFoundError(root)
-    for folder, folders, files in os.walk(root, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and not _is_loop(folder, name))
+    chains: dict[str, tuple[str, ...]] = {
+        root: (os.path.realpath(root),)
+    }  # the real folders above each that is to be walked, and its own
+
+    def fail(error: OSError) -> None:
+        """Its files would else be missing without a word."""
+        raise StorageError(f"{error.filename}: cannot be read ({reason(error)})") from error
+
+    for folder, folders, files in os.walk(root, onerror=fail, followlinks=True):
+        above = chains.pop(folder)
+        paths = {name: os.path.join(folder, name) for name in folders if not name.startswith(".")}
+        targets = {name: os.path.realpath(path) for name, path in paths.items()}
+        # A link to what holds it has no end, also where that is by another link.
+        folders[:] = sorted(
+            name
+            for name, path in paths.items()
+            if not (os.path.islink(path) and any(Path(real).is_relative_to(targets[name]) for real in above))
+        )
+        chains |= {paths[name]: (*above, targets[name]) for name in folders}
         where = Path(_as_utf8(os.path.relpath(folder, root))).as_posix()
         for name in files:
             yield where, _as_utf8(name)
@@ -222,12 +239,6 @@ def _walk_objects(root: Any) -> Iterator[tuple[str, str]]:
         if not page.get("IsTruncated"):
             return
         request["ContinuationToken"] = page["NextContinuationToken"]
-
-
-def _is_loop(folder: str, name: str) -> bool:
-    """Whether a folder's entry is a link to a folder that holds it."""
-    path = os.path.join(folder, name)
-    return os.path.islink(path) and Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(path))
 
 
 def _as_utf8(name: str) -> str:

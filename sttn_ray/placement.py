@@ -47,13 +47,20 @@ def carried_actors(nodes: Sequence[Node], need: Need) -> int:
     return max(0, min(sum(most), sum(blocking) - 1))
 
 
-def best_number(nodes: Sequence[Node], need: Need) -> int:
+def best_number(nodes: Sequence[Node], need: Need, wanted: int | None = None) -> int:
     """How many processes do the most work on nodes: one a GPU or a share of it, or what CPUs carry beside video.
+
+    Args:
+        nodes: what there is.
+        need: of each process, and of a task of video.
+        wanted: as many as that instead, or as are carried.
 
     Returns:
         0 where there is no room for one and a task of video.
     """
     carried = carried_actors(nodes, need)
+    if wanted is not None:
+        return min(wanted, carried)
     if need.gpus_per_actor is not None:
         return carried
     cpus = sum(node.cpus for node in nodes)

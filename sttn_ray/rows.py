@@ -134,12 +134,18 @@ def _read_parquet(file: IO[bytes], columns: Collection[str]) -> tuple[Sequence[s
     if num_bytes > MAX_BYTES:
         raise ValueError(f"claims to hold {num_bytes} bytes, more than {MAX_BYTES}; split it")
     rows: list[Row] = []
+    num_bytes = 0  # of a dictionary, which holds a text once, each row makes its own
     for batch in table.iter_batches(_BATCH_ROWS):
         for name in texts:
             column = batch.column(name)
-            words = column.dictionary if pa.types.is_dictionary(column.type) else column
-            if (pc.max(pc.binary_length(words)).as_py() or 0) > MAX_TEXT_BYTES:
+            lengths = pc.binary_length(column.dictionary if pa.types.is_dictionary(column.type) else column)
+            if (pc.max(lengths).as_py() or 0) > MAX_TEXT_BYTES:
                 raise ValueError(f"its column {name} holds a text of more than {MAX_TEXT_BYTES} bytes")
+            if pa.types.is_dictionary(column.type):
+                lengths = lengths.take(column.indices)
+            num_bytes += pc.sum(lengths).as_py() or 0
+            if num_bytes > MAX_BYTES:
+                raise ValueError(f"holds more than {MAX_BYTES} bytes; split it")
         rows += batch.to_pylist()
         _check_count(len(rows))
     return schema.names, rows

@@ -8,7 +8,6 @@ from pathlib import Path
 from tests.media import make_video
 from tests.processes import ROOT
 
-
 # The program, and then which actors Ray knows by a name: those that Ray Data starts for itself outlive a dataset.
 TOLD = """
 import sys

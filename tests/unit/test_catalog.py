@@ -340,6 +340,8 @@ def test_large_and_odd_parquet_catalogs_are_refused_soon(tmp_path: Path):
     assert "has more than 1000000 rows; split it" in fault(many)
     long = pa.table({"video": pa.DictionaryArray.from_arrays(np.zeros(100_000, np.int8), ["a" * 70_000])})
     assert "its column video holds a text of more than 65536 bytes" in fault(long)
+    often = pa.table({"video": pa.DictionaryArray.from_arrays(np.zeros(10_000, np.int8), ["a" * 60_000])})
+    assert "holds more than 268435456 bytes; split it" in fault(often)
     assert "its column video holds list<" in fault(pa.table({"video": [["a.mp4"]]}))
     twins = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["video", "video"])
     assert "several columns are named video" in fault(twins)

@@ -1,3 +1,4 @@
+import errno
 import io
 import json
 import os
@@ -17,7 +18,7 @@ from PIL import Image
 from sttn_ray import images
 from sttn_ray.choices import Fit
 from sttn_ray.corpus import Entry, Kind, Source, entry_images, find_entries, index_source, read_pictures, scaled_size
-from sttn_ray.errors import CorpusError, VideoError
+from sttn_ray.errors import CorpusError, StorageError, VideoError
 from sttn_ray.storage import file_sha256
 from tests.media import frame_times, make_images, make_pictures, make_video, png_that_claims, zip_folder
 
@@ -214,6 +215,32 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path):
     (root / "deep" / "loop").symlink_to(root)
     (root / "self").symlink_to(root / "self")
     assert find_entries(str(root)).entries == [("deep/b.mp4", "video"), ("link/a.mp4", "video")]
+
+
+def test_folders_that_hold_each_other_by_links(tmp_path: Path):
+    touch(tmp_path, "a/a.mp4", "b/b.mp4")
+    for one, other in ("ab", "ba"):
+        for number in range(2):
+            (tmp_path / one / f"{other}{number}").symlink_to(tmp_path / other)
+    entries = find_entries(str(tmp_path)).entries
+    assert [entry.path for entry in entries] == [
+        *("a/a.mp4", "a/b0/b.mp4", "a/b1/b.mp4", "b/a0/a.mp4", "b/a1/a.mp4", "b/b.mp4")
+    ]
+
+
+def test_a_folder_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Its videos would be missing from the corpus, and checkpoints from a run."""
+    touch(tmp_path, "a.mp4", "locked/b.mp4")
+    scandir = os.scandir
+
+    def refuse(path: str) -> Any:  # permissions do not bind root, who may run the tests
+        if str(path).endswith("locked"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(StorageError, match=r"locked: cannot be read \(Permission denied\)"):
+        find_entries(str(tmp_path))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs names that are not UTF-8")

@@ -76,6 +76,14 @@ def test_a_part_by_hand():
     assert smallest_part([Node(96, 8), Node(4, 1)], Need(2, 1, 1.0), 1, video_tasks=1) == [Node(3, 1)]
 
 
+def test_as_many_as_asked_for_where_they_are_carried():
+    four = [Node(4)]
+    assert best_number(four, Need(1, 1)) == 2
+    assert [best_number(four, Need(1, 1), wanted) for wanted in (1, 3, 9)] == [1, 3, 3]
+    assert best_number([Node(3)], Need(2, 1), 2) == 1
+    assert best_number([Node(2)], Need(2, 1), 2) == 0
+
+
 def test_there_is_no_room_beside_video():
     assert best_number([Node(2)], Need(2, 1)) == 0
     assert best_number([], Need(1, 1)) == 0
