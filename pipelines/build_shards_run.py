@@ -44,6 +44,7 @@ from sttn_ray.shown import shown
 from sttn_ray.storage import claim, published
 from sttn_ray.training.data import ClipDataset
 
+from .place import this_place
 from .progress import ProgressLine, prepare_data, start_progress
 
 log = logging.getLogger(__name__)
@@ -202,7 +203,7 @@ def _check(experiment: Experiment) -> None:
 
 
 def _absolute(path: str) -> PurePath:
-    return PurePosixPath(path) if is_remote(path) else Path(path).absolute()
+    return PurePosixPath(path) if is_remote(path) else Path(path).resolve()
 
 
 def _paths(experiment: Experiment) -> dict[str, str | None]:
@@ -266,7 +267,7 @@ def make_index_fn(
         try:
             if row["fault"]:
                 raise CorpusError(row["fault"])
-            source = find_source(root, entry, shards, frames_fps)
+            source = find_source(root, entry, shards, frames_fps, this_place())
             times_s = [float((pts - source.pts[0]) * source.time_base) for pts in source.pts]
             spans = frame_spans(row["spans"], times_s)
         except Exception as error:  # noqa: BLE001 -- this operator's one boundary
@@ -315,7 +316,7 @@ def make_write_fn(
         short |= {"status": "done", "step": "", "error": "", "reason": "", "is_unexpected": False}
         try:
             # As text: Ray would make one type of all records, some of which are empty.
-            short["record"] = json.dumps(write_shard(root, shards, row, settings, seed))
+            short["record"] = json.dumps(write_shard(root, shards, row, settings, seed, this_place()))
         except Exception as error:  # noqa: BLE001 -- this operator's one boundary
             progress.finish.remote(row["number"], "failed")
             return short | failed_outcome("write", error)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import ray
 
-from sttn_ray.catalog.attempts import attempt
-from sttn_ray.catalog.faults import NO_ITEM, Decision, Fault, decide
+from sttn_ray.attempts import attempt
+from sttn_ray.catalog.faults import KILLED, NO_ITEM, Decision, Fault, decide
 from sttn_ray.catalog.records import ItemDir
 from sttn_ray.errors import DeviceError
 from sttn_ray.memory import give_back_memory
@@ -20,7 +20,8 @@ from sttn_ray.memory import give_back_memory
 from .gauges import busy, timed
 from .inpaint_faults import known_health
 from .inpaint_network import load_network
-from .inpaint_steps import NOT_BEGUN, Job, current_plan, end_segment, ended, this_place
+from .inpaint_steps import NOT_BEGUN, Job, current_plan, end_segment, ended
+from .place import this_place
 
 if TYPE_CHECKING:
     from sttn_ray.completion.engine import Engine
@@ -45,9 +46,12 @@ class Completer:
         from sttn_ray.catalog.complete import start_engine
         from sttn_ray.completion.device import is_device_fault, is_out_of_memory
 
-        self._job, self._node = job, ray.get_runtime_context().get_node_id()
+        context = ray.get_runtime_context()
+        self._job, self._node, self._actor = job, context.get_node_id(), context.get_actor_id()
         self._goes_on: ray.ObjectRef | None = None
         self._engine: Engine | None = None
+        with suppress(ray.exceptions.RayError):
+            ray.get(job.progress.begin_start.remote(self._actor, self._fault(NO_ITEM, "its start", KILLED)))
         if self._decide(NO_ITEM) == "wait":
             return  # Ray starts it again where it ended; it will wait with its first row
         try:
@@ -57,7 +61,7 @@ class Completer:
             if is_device_fault(error) or is_out_of_memory(error) or isinstance(error, DeviceError):
                 self._end_process(NO_ITEM, "its start", error)
             raise
-        job.progress.start.remote(self._node)
+        job.progress.start.remote(self._actor, self._node)
 
     def __call__(self, row: Row) -> Row:
         from sttn_ray.catalog.complete import complete_segment
@@ -82,7 +86,12 @@ class Completer:
             if decision == "leave":
                 return row | {"plan_hash": ""}
             with (
-                attempt(item_dir, f"complete-{row['segment']:05d}", this_place(self._job.chain)),
+                attempt(
+                    item_dir.path,
+                    f"complete-{row['segment']:05d}",
+                    this_place(self._job.chain),
+                    item_dir.again,
+                ),
                 busy(),
                 timed("complete"),
             ):
@@ -139,19 +148,21 @@ class Completer:
         """
         from sttn_ray.completion.device import first_line
 
-        gpus = ", ".join(ray.get_runtime_context().get_accelerator_ids().get("GPU", []))
-        fault = Fault(
+        fault = self._fault(item, name, first_line(error))
+        with suppress(ray.exceptions.RayError):
+            ray.get(self._job.progress.fail.remote(self._actor, fault))
+        os._exit(1)
+
+    def _fault(self, item: int, name: str, reason: str) -> Fault:
+        return Fault(
             node=self._node,
             address=ray.util.get_node_ip_address(),
-            gpus=gpus,
+            gpus=", ".join(ray.get_runtime_context().get_accelerator_ids().get("GPU", [])),
             item=item,
             name=name,
-            reason=first_line(error),
+            reason=reason,
             chain=self._job.chain,
         )
-        with suppress(ray.exceptions.RayError):
-            ray.get(self._job.progress.fail.remote(fault))
-        os._exit(1)
 
 
 def _start(start: Callable[[], "Engine"]) -> "Engine":

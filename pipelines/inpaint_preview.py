@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from sttn_ray.catalog.attempts import attempt
+from sttn_ray.attempts import attempt
 from sttn_ray.catalog.complete import complete_segment, start_engine
 from sttn_ray.catalog.estimate import describe_estimate, estimate_job, plan_facts
 from sttn_ray.catalog.items import Item
@@ -27,7 +27,8 @@ from sttn_ray.shown import shown
 from sttn_ray.video.index import index_video
 
 from .inpaint_network import load_network
-from .inpaint_steps import Pool, this_place
+from .inpaint_steps import Pool
+from .place import this_place
 from .progress import prepare_data
 
 log = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ def make_facts_fn(settings: Settings, output_dir: str) -> Callable[[Row], Row]:
                 status = "failed" if outcome["status"] == "quarantined" else "done"
                 reason = outcome.get("reason", "")
                 return {"number": number, "facts": {"video": item.video, "status": status, "reason": reason}}
-            with attempt(_scratch_dir(item), "plan", this_place()):
+            with attempt(_scratch_dir(item).path, "plan", this_place()):
                 plan = plan_video(item, settings)
             refuse_target(item_dir.output_dir / plan.output, item.video)
             left = [n for n, record in enumerate(item_dir.read_segments(plan)) if record is None]
@@ -164,7 +165,7 @@ class Painter:
         item = Item(**row)
         shown: Row = {"video": item.video, "mask": item.mask, "boxes": item.boxes, "status": "", "pictures": []}
         try:
-            with attempt(_scratch_dir(item), "preview", this_place()):
+            with attempt(_scratch_dir(item).path, "preview", this_place()):
                 shown |= self._show(item, number)
         except Exception as error:  # noqa: BLE001 -- this operator's one boundary
             shown |= _failed(error)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import ray
 
-from sttn_ray.catalog.attempts import Place, attempt
+from sttn_ray.attempts import attempt
 from sttn_ray.catalog.items import Item
 from sttn_ray.catalog.manifest import FAILED, FINISHED, pack_outcomes, pending_outcome
 from sttn_ray.catalog.plan import Plan, Settings, change_of_inputs, describe_change, input_stats, plan_video
@@ -30,6 +30,7 @@ from sttn_ray.memory import give_back_memory
 from sttn_ray.placement import Need
 
 from .gauges import count_bytes, timed
+from .place import this_place
 
 Row = dict[str, Any]
 
@@ -77,17 +78,6 @@ class Pool(NamedTuple):
     @property
     def strategy(self) -> ray.data.ActorPoolStrategy:
         return ray.data.ActorPoolStrategy(min_size=self.min_size, max_size=self.size)
-
-
-def this_place(chain: int = 0) -> Place:
-    """Where the task that asks runs, in one of its job's chains of operators."""
-    context = ray.get_runtime_context()
-    # What a chain was busy with when it was given up has not died.
-    return Place(f"{context.get_job_id()}-{chain}", context.get_node_id(), _living_nodes)
-
-
-def _living_nodes() -> set[str]:
-    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
 class _Todo(NamedTuple):
@@ -140,7 +130,7 @@ def _plan(item: Item, number: int, job: Job) -> tuple[_Todo, Row | None]:
         inputs = input_stats(item.video, item.mask, item.boxes)
         if job.is_over:
             return _NOTHING, outcome_if_current(item_dir, inputs, job.settings.hash()) or NOT_BEGUN
-        with attempt(item_dir, "plan", this_place(job.chain)), timed("plan"):
+        with attempt(item_dir.path, "plan", this_place(job.chain), item_dir.again), timed("plan"):
             todo, outcome = _plan_item(item, item_dir, inputs, job.settings)
     except Exception as error:  # noqa: BLE001 -- this operator's one boundary
         with suppress(StorageError):
@@ -202,7 +192,7 @@ def make_encode_fn(job: Job) -> Callable[[Row], Row]:
             plan = current_plan(row, item_dir)
             if plan is None:
                 return row
-            with attempt(item_dir, f"encode-{row['segment']:05d}", this_place(job.chain)):
+            with attempt(item_dir.path, f"encode-{row['segment']:05d}", this_place(job.chain), item_dir.again):
                 if item_dir.read_segment(row["segment"], plan.plan_hash) is None:
                     with timed("encode"):
                         completion = row["completion"]

@@ -38,6 +38,7 @@ def _nowhere(_: Any) -> ray.ObjectRef:
 _OURS: list[tuple[Any, str, Any]] = [
     (_StatsManager, "register_dataset_to_stats_actor", staticmethod(_nothing)),
     (_StatsManager, "update_execution_metrics", staticmethod(_nothing)),
+    (_StatsManager, "update_iteration_metrics", staticmethod(_nothing)),
     (autoscaler, "DefaultAutoscalingCoordinator", _Coordinator),
     (operator, "get_or_create_actor_location_tracker", _tracker),
     (cached_ray_internals, "get_or_create_actor_location_tracker", _tracker),

@@ -90,6 +90,7 @@ class Progress:
         self._chain = 0
         self._faults: list[Fault] = []
         self._working: set[str] = set()
+        self._starting: dict[str, Fault] = {}
 
     def plan(self, item: int, frames: int) -> None:
         """A video's frames, before the first one is done; said twice they count once."""
@@ -121,12 +122,23 @@ class Progress:
             self._working.add(node)
         return goes_on
 
-    def start(self, node: str) -> None:
+    def begin_start(self, actor: str, fault: Fault) -> None:
+        """A process of the network begins to start: Ray's id of its actor, and its fault should it be killed meanwhile.
+
+        Ray starts an actor anew whose process was killed, however often that happens.
+        """
+        if killed := self._starting.get(actor):
+            self._faults.append(killed)
+        self._starting[actor] = fault
+
+    def start(self, actor: str, node: str) -> None:
         """A process of the network has started on a node."""
+        self._starting.pop(actor, None)
         self._working.add(node)
 
-    def fail(self, fault: Fault) -> None:
+    def fail(self, actor: str, fault: Fault) -> None:
         """A process ends because its GPU failed."""
+        self._starting.pop(actor, None)
         self._faults.append(fault)
 
     def health(self) -> Health:

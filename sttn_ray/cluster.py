@@ -87,7 +87,10 @@ def _started_cluster() -> str | None:
 
 
 def _join(address: str, *, shows_workers: bool) -> bool:
+    host, _, port = address.rpartition(":")
     try:
+        if "//" not in host and port.isdigit() and not _listens(host.strip("[]"), int(port)):
+            raise ConnectionError("nobody listens there")  # Ray would look for minutes
         ray.init(
             address=address,
             logging_level=logging.WARNING,

@@ -1,5 +1,7 @@
 """A network whose GPU fails on some nodes, or at some pictures, without any GPU."""
 
+import os
+import signal
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,17 +34,26 @@ class Sickness(NamedTuple):
 
     folder: Path
 
-    def set(self, *nodes: str, at_start: bool = False, bright_pictures: bool = False, first: int = 0) -> None:
+    def set(
+        self,
+        *nodes: str,
+        at_start: bool = False,
+        is_killed: bool = False,
+        bright_pictures: bool = False,
+        first: int = 0,
+    ) -> None:
         """Say which nodes are sick from now on.
 
         Args:
             nodes: their ids.
             at_start: they fail where the network is moved to its device, and not only where it runs.
+            is_killed: the process that starts is killed, as by a system that lacks memory.
             bright_pictures: make every node fail.
             first: so often they fail before the others work, which else might do all before that.
         """
         (self.folder / "nodes").write_text(" ".join(nodes))
         (self.folder / "starts").write_text(" ".join(nodes if at_start else ()))
+        (self.folder / "killed").write_text(" ".join(nodes if is_killed else ()))
         (self.folder / "bright").write_text("yes" * bright_pictures)
         (self.folder / "first").write_text(str(first))
         (self.folder / "calls").write_text("")
@@ -81,6 +92,9 @@ class SickEncoder(nn.Module):
         return self.encoder(frames)
 
     def _apply(self, *words: object, **more: object) -> nn.Module:
+        if ray.is_initialized() and self.sickness.fails("killed"):
+            self.sickness.tell("starts")
+            os.kill(os.getpid(), signal.SIGKILL)
         if ray.is_initialized() and self.sickness.fails("starts"):  # as when it is moved to a GPU
             self.sickness.tell("starts")
             raise RuntimeError(NO_DRIVER)

@@ -1,4 +1,6 @@
-"""Processes that ended because their GPU failed: whether the node, the video, or what all have in common is to blame.
+"""Processes of the network that ended: whether the node, the video, or what all have in common is to blame.
+
+They ended because their GPU failed, or they were killed as they started.
 
 After such an error a process cannot use its GPU any more, and would fail all that it is given, in milliseconds each. So
 it ends, and Ray starts another one. That leaves the video to the job's next chain of operators, on another node where
@@ -18,12 +20,14 @@ MAX_NODES = 2  # that are not sick, and on which a video had faults: then it is 
 # would start one node after another.
 MAX_SICK_NODES, MAX_BAD_ITEMS = 3, 10
 NO_ITEM = -1
+# The reason of a fault of which nothing else is known.
+KILLED = "its process was killed"
 
 Decision = Literal["go", "leave", "wait"]
 
 
 class Fault(NamedTuple):
-    """A process that ended because its GPU failed.
+    """A process that ended because its GPU failed, or that was killed as it started.
 
     Attributes:
         node: Ray's id of it.
@@ -135,6 +139,12 @@ def _describe(node: str, faults: Sequence[Fault]) -> str:
     own = [fault for fault in faults if fault.node == node]
     gpus = ", ".join(sorted({fault.gpus for fault in own if fault.gpus}))
     busy_with = "; ".join(dict.fromkeys(fault.name for fault in own))
+    if own[-1].reason == KILLED:
+        return (
+            f"node {own[-1].address} ({node}) gets no more work: {len(own)} processes of the network were killed there "
+            "while they loaded it, most likely by the system because memory was short (`dmesg` tells); give the node "
+            "more, or use fewer processes (run.num_actors)"
+        )
     device = f"its GPU {gpus}" if gpus else "its device"
     # A processor may compute wrong numbers, too; that error says itself what to do.
     advice = "do what that says"

@@ -33,6 +33,11 @@ class ItemDir:
         key = hashlib.sha256(output_name.encode()).hexdigest()[:24]
         self.path = self.output_dir / STATE_DIR / "items" / key
 
+    @property
+    def again(self) -> str:
+        """What to do to have a video tried again that is not."""
+        return f"delete its outcome.json in {self.path} to try it"
+
     def read_plan(self) -> Plan | None:
         data = read_record(self.path / "plan.json")
         return None if data is None else Plan.from_dict(data)

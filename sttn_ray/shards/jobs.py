@@ -4,14 +4,16 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any, get_args
 
+from sttn_ray.attempts import Place, attempt
 from sttn_ray.choices import Family
 from sttn_ray.corpus import Corpus, Entry, Source, file_of, index_source
 from sttn_ray.errors import CorpusError, StorageError
 from sttn_ray.paths import below, stamps
 from sttn_ray.shards.plan import Range
-from sttn_ray.shards.records import FoundSource, ShardsDir, object_masks_file
+from sttn_ray.shards.records import FoundSource, ShardsDir, object_masks_file, path_key
 from sttn_ray.shards.write import (
     Fault,
+    IndexRow,
     ShardSettings,
     write_clips,
     write_drawn_masks,
@@ -23,11 +25,12 @@ DRAWN_MASKS = "masks/drawn.parquet"
 Row = dict[str, Any]
 
 
-def find_source(root: str, entry: Entry, shards: ShardsDir, frames_fps: Fraction) -> Source:
+def find_source(root: str, entry: Entry, shards: ShardsDir, frames_fps: Fraction, place: Place) -> Source:
     """What a video holds, from its record where its files are as they were.
 
     Raises:
         VideoError, CorpusError: it is missing or damaged, or of a kind that is not supported.
+        PoisonError: processes died of it.
         StorageError: it cannot be read.
     """
     path = str(below(root, file_of(entry)))
@@ -39,7 +42,8 @@ def find_source(root: str, entry: Entry, shards: ShardsDir, frames_fps: Fraction
     found = shards.read_source(entry.path)
     if found is not None and found.stamps == now:
         return found.source
-    source = index_source(root, entry, frames_fps=frames_fps)
+    with attempt(shards.attempts, f"index-{path_key(entry.path)}", place):
+        source = index_source(root, entry, frames_fps=frames_fps)
     _require_unchanged(path, now)
     shards.write_source(FoundSource(source, now))
     return source
@@ -92,7 +96,9 @@ def _content(root: str, entry: Entry) -> str:
         return str(error)
 
 
-def write_shard(root: str, shards: ShardsDir, row: Row, settings: ShardSettings, seed: int) -> dict[str, Any]:
+def write_shard(
+    root: str, shards: ShardsDir, row: Row, settings: ShardSettings, seed: int, place: Place
+) -> dict[str, Any]:
     """Write a shard file that is not there yet, and its record; returns the record.
 
     Args:
@@ -101,6 +107,7 @@ def write_shard(root: str, shards: ShardsDir, row: Row, settings: ShardSettings,
         row: of `shards_to_do`.
         settings: of the shards.
         seed: of masks that are drawn.
+        place: where this runs.
 
     Raises:
         SttnError: it cannot be written, or a video was replaced meanwhile.
@@ -109,6 +116,14 @@ def write_shard(root: str, shards: ShardsDir, row: Row, settings: ShardSettings,
     done = shards.read_done(row["file"], row["content"], present)
     if done is not None:
         return done
+    with attempt(shards.attempts, f"write-{path_key(row['file'])}", place):
+        rows, faults = _write(root, shards, row, settings, seed)
+    return shards.write_done(row["file"], row["content"], rows, faults)
+
+
+def _write(
+    root: str, shards: ShardsDir, row: Row, settings: ShardSettings, seed: int
+) -> tuple[list[IndexRow], list[Fault]]:
     path = shards.folder / row["file"]
     faults: list[Fault] = []
     if row["file"] == DRAWN_MASKS:
@@ -126,7 +141,7 @@ def write_shard(root: str, shards: ShardsDir, row: Row, settings: ShardSettings,
 
         rows, more = write_clips(root, path, ranges, sources, settings, before_publishing=require_unchanged)
         faults += more
-    return shards.write_done(row["file"], row["content"], rows, faults)
+    return rows, faults
 
 
 def _find_ranges(

@@ -42,6 +42,11 @@ class ShardsDir:
     def settings_path(self) -> StoragePath:
         return self._state / "shards.json"
 
+    @property
+    def attempts(self) -> StoragePath:
+        """The folder of notes on what tasks have begun."""
+        return self._state / "attempts"
+
     def read_source(self, path: str) -> FoundSource | None:
         """A video as found before, by its path in the corpus."""
         data = read_record(self._source_path(path))

@@ -138,12 +138,13 @@ def test_a_sick_node_alone_ends_the_job_and_the_same_command_goes_on(
     checkpoint: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    for at_start in (True, False):
-        sickness.set(one_node, at_start=at_start)
+    for at_start, is_killed in ((True, False), (False, False), (False, True)):
+        sickness.set(one_node, at_start=at_start, is_killed=is_killed)
         caplog.clear()
         assert run(catalog, tmp_path / "out", checkpoint) == 1
         assert len(sickness.calls()) == 3
         assert "stopped: no node is left that could run the network:\nnode " in caplog.text
+        assert ("3 processes of the network were killed there while they loaded it" in caplog.text) == is_killed
         assert set(statuses(tmp_path / "out").values()) == {"pending"}
     sickness.set()
     assert run(catalog, tmp_path / "out", checkpoint) == 0

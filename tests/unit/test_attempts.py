@@ -11,7 +11,7 @@ import pytest
 
 from pipelines import inpaint_steps
 from pipelines.inpaint_steps import Job, make_plan_fn
-from sttn_ray.catalog.attempts import MAX_DEATHS, Place, attempt
+from sttn_ray.attempts import MAX_DEATHS, Place, attempt
 from sttn_ray.catalog.items import Item
 from sttn_ray.catalog.manifest import unpack_outcomes
 from sttn_ray.catalog.records import ItemDir
@@ -48,7 +48,7 @@ def die() -> None:
 
 
 def try_and_die(item_dir: ItemDir, task: str, place: Place) -> None:
-    with attempt(item_dir, task, place):
+    with attempt(item_dir.path, task, place):
         die()
 
 
@@ -64,7 +64,7 @@ def let_die(item_dir: ItemDir, count: int, task: str = "plan", place: Place = PL
 
 def is_tried(item_dir: ItemDir, task: str = "plan", place: Place = PLACE) -> bool:
     try:
-        with attempt(item_dir, task, place):
+        with attempt(item_dir.path, task, place):
             return True
     except PoisonError:
         return False
@@ -75,7 +75,7 @@ def test_three_deaths_on_nodes_that_live_are_the_last(item_dir: ItemDir) -> None
     let_die(item_dir, 1, place=PLACE._replace(node="node 2"))
     with (
         pytest.raises(PoisonError, match=r"\(plan\) died 3 times on nodes that live") as raised,
-        attempt(item_dir, "plan", PLACE),
+        attempt(item_dir.path, "plan", PLACE, item_dir.again),
     ):
         pytest.fail("it is tried again")
     assert str(item_dir.path) in str(raised.value)
@@ -99,7 +99,7 @@ def test_a_death_with_its_node_does_not_count(item_dir: ItemDir) -> None:
 
 def test_an_error_is_no_death(item_dir: ItemDir) -> None:
     for _ in range(MAX_DEATHS + 1):
-        with pytest.raises(VideoError, match="damaged"), attempt(item_dir, "plan", PLACE):
+        with pytest.raises(VideoError, match="damaged"), attempt(item_dir.path, "plan", PLACE, item_dir.again):
             raise VideoError("damaged")
     assert is_tried(item_dir)
 

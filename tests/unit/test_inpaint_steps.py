@@ -15,8 +15,8 @@ from pipelines import inpaint_completer, inpaint_steps
 from pipelines.inpaint_completer import Completer
 from pipelines.inpaint_outcomes import missing_outcomes
 from pipelines.inpaint_steps import Job, current_plan
+from sttn_ray.attempts import Place
 from sttn_ray.catalog import complete as completing
-from sttn_ray.catalog.attempts import Place
 from sttn_ray.catalog.faults import NO_ITEM, Fault, Health
 from sttn_ray.catalog.items import Item
 from sttn_ray.catalog.manifest import manifest_row, unpack_outcomes, write_manifest
@@ -209,7 +209,8 @@ def test_a_process_whose_gpu_fails_ends_and_says_nothing_against_the_video(
     row = {"outcomes": "", "output_name": item.output, "segment": 1, "plan_hash": plan.plan_hash, "item": 7}
     with pytest.raises(Ended, match="1"):
         completer(dict(row))
-    ((_, fault),) = progress.asked("fail")
+    ((_, actor, fault),) = progress.asked("fail")
+    assert actor == "actor"
     reason = "CUDA error: an illegal memory access was encountered"
     assert fault == Fault("node", "192.0.2.7", "0, 1", 7, "segment 1 of film", reason, 4)
     assert list(item_dir.path.glob("attempts-*")) == []
@@ -257,11 +258,12 @@ def test_a_process_that_finds_no_gpu_ends_and_an_error_of_ours_is_raised(
     monkeypatch.setattr(inpaint_completer, "load_network", lambda pickled: pickled)
     monkeypatch.setattr(inpaint_completer, "START_WAIT_S", 0)
     monkeypatch.setattr(inpaint_completer.os, "_exit", exit_process)
-    progress = Answering(monkeypatch, health=Health([], set()), fail=None, network=None)
+    progress = Answering(monkeypatch, health=Health([], set()), fail=None, begin_start=None, network=None)
     job = make_completer(job._replace(progress=progress), monkeypatch)._job
     with pytest.raises(Ended):
         Completer("network", job, 1)  # type: ignore[arg-type]
-    ((_, fault),) = progress.asked("fail")
+    ((_, actor, fault),) = progress.asked("fail")
+    assert actor == "actor"
     assert (fault.item, fault.name, fault.reason) == (NO_ITEM, "its start", text)
     # Memory that a job just ended with may be free in a moment.
     assert len(starts) == (inpaint_completer.START_TRIES if "memory" in text else 1)
@@ -293,14 +295,19 @@ class Answering:
 
 
 def runtime_context() -> SimpleNamespace:
-    return SimpleNamespace(get_node_id=lambda: "node", get_accelerator_ids=lambda: {"GPU": ["0", "1"]})
+    return SimpleNamespace(
+        get_node_id=lambda: "node",
+        get_actor_id=lambda: "actor",
+        get_accelerator_ids=lambda: {"GPU": ["0", "1"]},
+    )
 
 
 def make_completer(job: Job, monkeypatch: pytest.MonkeyPatch) -> Completer:
     monkeypatch.setattr(inpaint_completer.ray, "get_runtime_context", runtime_context)
     monkeypatch.setattr(inpaint_completer.ray.util, "get_node_ip_address", lambda: "192.0.2.7")
     completer = Completer.__new__(Completer)
-    completer._job, completer._node, completer._engine, completer._goes_on = job, "node", object(), None
+    completer._job, completer._node, completer._actor = job, "node", "actor"
+    completer._engine, completer._goes_on = object(), None
     return completer
 
 

@@ -6,6 +6,7 @@ import ray
 
 from pipelines import progress
 from pipelines.progress import Progress, ProgressLine
+from sttn_ray.catalog.faults import KILLED, NO_ITEM, Fault, Health
 
 
 @pytest.fixture
@@ -118,3 +119,19 @@ def test_all_operators_of_a_chain_avoid_some_nodes_and_those_of_the_next_one_non
     assert options.label_selector == {"ray.io/node-id": "!in(a,b)"}
     progress.prepare_data()
     assert options.label_selector is None
+
+
+def test_a_process_that_is_killed_as_it_starts_is_a_fault_of_its_node() -> None:
+    """Ray starts it again and again, under the same id, and says nothing."""
+    counts = Progress.__ray_metadata__.modified_class()
+    killed = Fault("node", "192.0.2.7", "", NO_ITEM, "its start", KILLED, 0)
+    for _ in range(3):
+        counts.begin_start("one", killed)
+    counts.begin_start("other", killed._replace(node="fine"))
+    assert counts.health() == Health([killed] * 2, set())
+    counts.start("other", "fine")
+    counts.begin_start("other", killed._replace(node="fine"))  # it ended well since
+    counts.fail("one", killed._replace(reason="CUDA error"))
+    counts.begin_start("one", killed)
+    assert [fault.reason for fault in counts.health().faults] == [KILLED, KILLED, "CUDA error"]
+    assert counts.health().working == {"fine"}

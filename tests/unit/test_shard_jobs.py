@@ -1,15 +1,18 @@
 """One task of a build: a video is found, a shard written, and nothing of one content is taken for another."""
 
+import multiprocessing
 import os
 from collections import Counter
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sttn_ray.attempts import MAX_DEATHS, Place
 from sttn_ray.corpus import Corpus, Entry, Kind, Source, index_source
-from sttn_ray.errors import StorageError, VideoError
+from sttn_ray.errors import PoisonError, StorageError, VideoError
 from sttn_ray.shards import jobs
 from sttn_ray.shards.jobs import find_source, shards_to_do, write_shard
 from sttn_ray.shards.plan import Range
@@ -20,6 +23,8 @@ from tests.media import make_images, make_pictures, make_video
 SETTINGS = ShardSettings(
     width=96, height=64, fit="crop", codec="png", quality=95, clip_frames=20, min_clip_frames=5, clips_per_shard=4
 )
+
+PLACE = Place("job", "node", lambda: {"node"})
 
 
 @pytest.mark.parametrize("kind", ["video", "frames"])
@@ -37,12 +42,12 @@ def test_a_video_is_read_again_once_its_files_change(tmp_path: Path, kind: Kind,
         return index_source(*args, **options)
 
     monkeypatch.setattr(jobs, "index_source", counted)
-    source = find_source(str(root), Entry(name, kind), shards, Fraction(24))
+    source = find_source(str(root), Entry(name, kind), shards, Fraction(24), PLACE)
     assert (source.path, source.kind, source.num_frames) == (name, kind, 5)
-    assert find_source(str(root), Entry(name, kind), shards, Fraction(24)) == source
+    assert find_source(str(root), Entry(name, kind), shards, Fraction(24), PLACE) == source
     assert len(read) == 1
     os.utime(file, ns=(0, 0))
-    assert find_source(str(root), Entry(name, kind), shards, Fraction(24)) == source
+    assert find_source(str(root), Entry(name, kind), shards, Fraction(24), PLACE) == source
     assert len(read) == 2
 
 
@@ -57,14 +62,14 @@ def test_a_video_that_changes_while_it_is_read_is_not_recorded(tmp_path: Path, m
 
     monkeypatch.setattr(jobs, "index_source", replaced)
     with pytest.raises(StorageError, match=r"a\.mp4: was replaced while the job ran"):
-        find_source(str(tmp_path / "v"), Entry("a.mp4", "video"), shards, Fraction(24))
+        find_source(str(tmp_path / "v"), Entry("a.mp4", "video"), shards, Fraction(24), PLACE)
     assert shards.read_source("a.mp4") is None
 
 
 def test_a_shard_of_a_video_that_changes_meanwhile_does_not_appear(tmp_path: Path):
     make_images(tmp_path / "v/walk", make_pictures(20))
     shards, entry = ShardsDir(tmp_path / "shards"), Entry("walk", "frames")
-    source = find_source(str(tmp_path / "v"), entry, shards, Fraction(24))
+    source = find_source(str(tmp_path / "v"), entry, shards, Fraction(24), PLACE)
     corpus = Corpus([entry], [], Counter())
     (row,) = shards_to_do(
         str(tmp_path / "v"),
@@ -75,10 +80,37 @@ def test_a_shard_of_a_video_that_changes_meanwhile_does_not_appear(tmp_path: Pat
     )
     os.utime(tmp_path / "v/walk/7.png", ns=(0, 0))  # after it was found, before it is written
     with pytest.raises(StorageError, match="walk: was replaced while the job ran"):
-        write_shard(str(tmp_path / "v"), shards, row, SETTINGS, 0)
+        write_shard(str(tmp_path / "v"), shards, row, SETTINGS, 0, PLACE)
     assert not (tmp_path / "shards" / row["file"]).exists()
-    find_source(str(tmp_path / "v"), entry, shards, Fraction(24))
-    assert write_shard(str(tmp_path / "v"), shards, row, SETTINGS, 0)["rows"]
+    find_source(str(tmp_path / "v"), entry, shards, Fraction(24), PLACE)
+    assert write_shard(str(tmp_path / "v"), shards, row, SETTINGS, 0, PLACE)["rows"]
+
+
+def test_what_takes_its_process_with_it_is_not_tried_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Ray starts a task anew whose process died, however often that happens."""
+    make_images(tmp_path / "v/walk", make_pictures(20))
+    shards, entry = ShardsDir(tmp_path / "shards"), Entry("walk", "frames")
+    row = {"file": "masks/drawn.parquet", "content": "1", "ranges": [], "path": "", "count": 1}
+
+    def dies(*_: Any, **__: Any) -> Any:
+        os._exit(9)
+
+    tasks: list[tuple[str, Callable[[Place], object]]] = [
+        ("index_source", lambda place: find_source(str(tmp_path / "v"), entry, shards, Fraction(24), place)),
+        ("write_drawn_masks", lambda place: write_shard(str(tmp_path / "v"), shards, row, SETTINGS, 0, place)),
+    ]
+    for name, task in tasks:
+        with monkeypatch.context() as patch:
+            patch.setattr(jobs, name, dies)
+            for _ in range(MAX_DEATHS):
+                process = multiprocessing.get_context("fork").Process(target=task, args=(PLACE,))
+                process.start()
+                process.join()
+                assert process.exitcode == 9
+            with pytest.raises(PoisonError, match=r"died 3 times .*; the same command tries it again"):
+                task(PLACE)
+        assert task(PLACE._replace(job="another"))
+    assert not shards.attempts.exists()
 
 
 def test_a_range_that_could_not_be_read_is_tried_again(tmp_path: Path):

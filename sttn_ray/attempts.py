@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
-from sttn_ray.catalog.records import ItemDir
 from sttn_ray.errors import PoisonError, StorageError
-from sttn_ray.paths import remove_file
+from sttn_ray.paths import StoragePath, remove_file
 from sttn_ray.storage import read_record, write_record
 
 MAX_DEATHS = 3
+SAME_COMMAND = "the same command tries it again"
 
 
 class Place(NamedTuple):
@@ -21,22 +21,23 @@ class Place(NamedTuple):
 
 
 @contextmanager
-def attempt(item_dir: ItemDir, task: str, place: Place) -> Iterator[None]:
-    """Note that a task of a video begins, and that it ended, well or with an error.
+def attempt(folder: StoragePath, task: str, place: Place, again: str = SAME_COMMAND) -> Iterator[None]:
+    """Note that a task begins, and that it ended, well or with an error.
 
     A note that was left behind by the same job means that the process died. Where the node died with it, or the driver
-    was another one, that says nothing of the video.
+    was another one, that says nothing of what the task reads.
 
     Args:
-        item_dir: the video's records.
-        task: its step, and the segment where there is one.
+        folder: where the note lies.
+        task: its name there, and for people.
         place: where it runs.
+        again: what to do to have it tried again.
 
     Raises:
         PoisonError: it died `MAX_DEATHS` times.
         StorageError: the note cannot be written.
     """
-    path = item_dir.path / f"attempts-{task}.json"
+    path = folder / f"attempts-{task}.json"
     record = read_record(path) or {}
     nodes: list[str] = record["nodes"] if record.get("job") == place.job else []
     if len(nodes) >= MAX_DEATHS:
@@ -46,8 +47,7 @@ def attempt(item_dir: ItemDir, task: str, place: Place) -> Iterator[None]:
             remove_file(path)
             raise PoisonError(
                 f"the process that worked on it ({task}) died {len(nodes)} times on nodes that live, as when it runs "
-                "out of memory or a decoder crashes; it is not tried again: delete its outcome.json in "
-                f"{item_dir.path} to try it"
+                f"out of memory or a decoder crashes; it is not tried again in this run; {again}"
             )
     write_record(path, {"job": place.job, "nodes": [*nodes, place.node]})
     try:
