@@ -124,7 +124,7 @@ def _do_the_rest(
 
         chosen = items if is_dry else [items[n] for n in sorted({*_spread(len(items), options.preview or 1)})]
         show = dry_run if is_dry else write_preview
-        turns.await_task(1 if is_dry else pool.cpus)
+        turns.await_task(pool.cpus, pool.gpus or 0)
         return show(chosen, settings, output_dir, held, pool)
     claim_output(output_dir, settings)
     abort_uploads(output_dir)

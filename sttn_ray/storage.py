@@ -25,7 +25,7 @@ def published(path: StoragePath, *, temporary_dir: Path | None = None) -> Iterat
 
     Args:
         path: the file to make.
-        temporary_dir: for a local file, a folder on the same file system; default: beside the file.
+        temporary_dir: for a local file; beside the file where there is none, or it lies on another file system.
 
     Raises:
         StorageError: the folder cannot be written, or is full.
@@ -36,6 +36,8 @@ def published(path: StoragePath, *, temporary_dir: Path | None = None) -> Iterat
                 path.parent.mkdir(parents=True, exist_ok=True)
                 folder = temporary_dir or path.parent
                 folder.mkdir(parents=True, exist_ok=True)
+                if folder.stat().st_dev != path.parent.stat().st_dev:
+                    folder = path.parent
             else:
                 folder = stack.enter_context(scratch_folder())
         # Short, since the name itself may be as long as a name can be.

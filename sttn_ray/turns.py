@@ -111,10 +111,11 @@ class Waiting:
             log.info("going on after %.0f s", time.monotonic() - self._begun_s)
 
 
-def await_task(num_cpus: int) -> None:
-    """Wait until a task of so many CPUs has run, and say what it waits for."""
-    waiting = Waiting(f"{num_cpus} CPU{'s'[: num_cpus != 1]} for a task")
-    task = ray.remote(num_cpus=num_cpus)(_nothing).remote()
+def await_task(num_cpus: int, num_gpus: float = 0) -> None:
+    """Wait until a task of so many CPUs, and such a share of a GPU, has run, and say what it waits for."""
+    gpus = f" and {num_gpus:g} GPU" if num_gpus else ""
+    waiting = Waiting(f"{num_cpus} CPU{'s'[: num_cpus != 1]}{gpus} for a task")
+    task = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus)(_nothing).remote()
     while not ray.wait([task], timeout=LOOK_S)[0]:
         waiting.look()
     ray.get(task)

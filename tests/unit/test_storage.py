@@ -1,6 +1,8 @@
+import os
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -130,3 +132,14 @@ def test_a_file_that_is_no_record_is_an_error(tmp_path: Path, text: str):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(StorageError, match=r"a\.json: .*record.*; delete it"):
         read_record(tmp_path / "a.json")
+
+
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="needs a second file system")
+def test_a_folder_of_another_file_system_among_the_outputs(tmp_path: Path) -> None:
+    """No file can be renamed across."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as other:
+        (tmp_path / "out").symlink_to(other)
+        with published(tmp_path / "out/a/film.mp4", temporary_dir=tmp_path / "work") as temporary:
+            temporary.write_bytes(b"whole")
+        assert (tmp_path / "out/a/film.mp4").read_bytes() == b"whole"
+        assert [path.name for path in Path(other).rglob("*") if path.is_file()] == ["film.mp4"]
