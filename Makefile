@@ -29,9 +29,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED) ## make a small corpus and show every step on it, in minutes
 	$(BIN)/python -m pipelines.demo
 
-# In two processes: tests on Ray often wait.
+# In three processes: tests on Ray often wait.
 test: $(INSTALLED) ## run the tests, but the slow ones, in 16 minutes on two cores
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 3
 
 test-slow: $(INSTALLED) ## run the tests that take over a minute each
 	$(BIN)/python -m pytest -m slow
