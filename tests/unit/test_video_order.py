@@ -58,6 +58,32 @@ def test_reordered_frames_of_containers_without_their_times(tmp_path: Path, code
     assert frame_hashes(output) == hashes
 
 
+GAPS = {
+    "skipped": [*range(10), *range(16, 30), *range(34, 50)],
+    "held": [0, *range(51, 90)],
+    "held soon after": [0, 1, *range(51, 89)],
+    "held at last": [*range(39), 60],
+    "slow": range(0, 80, 2),
+}
+
+
+@pytest.mark.parametrize("gap", GAPS)
+@pytest.mark.parametrize("coder", CODERS)
+@pytest.mark.parametrize("suffix", [".avi", ".asf"])
+def test_pictures_that_stand_between_reordered_frames(tmp_path: Path, suffix: str, coder: str, gap: str) -> None:
+    """Times by the encoder that made the film, of which the file holds those of decoding alone."""
+    times = list(GAPS[gap])
+    path = make_video(tmp_path / f"film{suffix}", time_base=Fraction(1, 25), pts=times, **CODERS[coder])
+    hashes = frame_hashes(path)
+    index = index_video(str(path))
+    told = -1 if gap == "held at last" else None  # the last ones are guessed
+    assert index.times_s()[:told] == pytest.approx([time / 25 for time in times[:told]], abs=0.002)
+    if coder == "mpeg4" and suffix == ".avi":  # as FFmpeg itself plays it
+        played = frame_times(path)
+        assert index.times_s()[:-1] == pytest.approx([float(time - played[0]) for time in played[:-1]])
+    assert decoded(index, 8, 14) == hashes[8:14]
+
+
 def test_an_avi_keeps_its_sound_beside_reordered_frames(tmp_path: Path) -> None:
     path = make_video(tmp_path / "film.avi", audio="libmp3lame")
     output = reencode(path, tmp_path / "out")
