@@ -127,7 +127,7 @@ def read_packets(
     codecs = {stream.index: stream.codec_context.name for stream in films}
     streams = {stream.index: _Times() for stream in container.streams}
     for packet in container.demux([stream for stream in container.streams if stream.type != "attachment"]):
-        if packet.size == 0:  # a flush packet
+        if packet.size == 0:  # a flush packet, or a picture that stands
             continue
         streams[packet.stream_index].add(packet)
         if packet.stream_index in packets and not packet.is_discard:  # or one that an edit list hides

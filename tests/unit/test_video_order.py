@@ -84,6 +84,31 @@ def test_pictures_that_stand_between_reordered_frames(tmp_path: Path, suffix: st
     assert decoded(index, 8, 14) == hashes[8:14]
 
 
+def test_packets_without_a_picture_are_pictures_that_stand(tmp_path: Path) -> None:
+    """As encoders of Theora write them; NUT keeps them too."""
+    source = make_video(tmp_path / "source.mkv", num_frames=12, codec="mpeg4", gop=6)
+    path, stands = tmp_path / "film.nut", (4, 5, 9)
+    with av.open(str(source)) as film, av.open(str(path), "w") as target:
+        stream = target.add_stream_from_template(film.streams.video[0])
+        for number, packet in enumerate(packet for packet in film.demux(video=0) if packet.size):
+            copy = av.Packet(b"" if number in stands else bytes(packet))
+            copy.pts, copy.dts, copy.duration = packet.pts, packet.dts, packet.duration
+            copy.time_base, copy.is_keyframe, copy.stream = packet.time_base, packet.is_keyframe, stream
+            target.mux(copy)
+    with av.open(str(path)) as film:
+        assert [number for number, packet in enumerate(film.demux(video=0)) if not packet.size] == [*stands, 12]
+    index = index_video(str(path))
+    assert index.times_s() == pytest.approx([n / 25 for n in range(12) if n not in stands])
+    whole = decoded(index, 0, 9)
+    assert len(set(whole)) == 9
+    assert decoded(index, 5, 9) == whole[5:]
+    concealed: set[int] = set()
+    frames = decode_range(index, 0, 9, on_damage="conceal", concealed=concealed)
+    assert ([frame_hash(frame) for frame in frames], concealed) == (whole, set())
+    times = frame_times(reencode(path, tmp_path / "out", cuts=(0, 3)))
+    assert [float(time) for time in times] == pytest.approx(index.times_s(), abs=0.001)
+
+
 def test_an_avi_keeps_its_sound_beside_reordered_frames(tmp_path: Path) -> None:
     path = make_video(tmp_path / "film.avi", audio="libmp3lame")
     output = reencode(path, tmp_path / "out")
