@@ -12,6 +12,7 @@ from sttn_ray.errors import VideoError
 from sttn_ray.video.container import choose_container
 from sttn_ray.video.decode import decode_range
 from sttn_ray.video.index import VideoIndex, index_video
+from tests.boxes import change_file, edit_list
 from tests.media import frame_hash, frame_hashes, frame_times, make_video
 from tests.remedies import follow, needs_ffmpeg
 from tests.unit.test_video_encode_assemble import encoder_settings, reencode
@@ -200,6 +201,34 @@ def test_films_that_were_put_behind_each_other(tmp_path: Path) -> None:
     if shutil.which("ffmpeg"):
         joined = follow(str(raised.value).replace("-i LIST", "-i IN"), tmp_path / "LIST")
         assert len(frame_times(reencode(joined, tmp_path / "out"))) == 80
+
+
+def test_a_film_whose_middle_is_cut_out_by_its_edit_list(tmp_path: Path) -> None:
+    """Packets of what is hidden step back in time; no frame that is shown does."""
+    path = make_video(tmp_path / "film.mp4", num_frames=100, gop=50)
+    wanted = frame_hashes(path)
+    change_file(path, b"edts", lambda _: edit_list([(480, 1024), (1000, 1024 + 75 * 512)]))
+    played = frame_times(path)
+    index = index_video(str(path))
+    assert index.times_s() == pytest.approx([float(time) for time in played])
+    assert played == [Fraction(n, 25) for n in range(37)]
+    whole = decoded(index, 0, 37)
+    assert whole == wanted[:12] + wanted[75:]
+    for start in range(0, 37, 5):
+        assert decoded(index, start, start + 6) == whole[start : start + 6]
+    assert frame_times(reencode(path, tmp_path / "out")) == played
+
+
+def test_sound_whose_middle_is_cut_out_by_an_edit_list(tmp_path: Path) -> None:
+    path = make_video(tmp_path / "film.mp4", num_frames=50, audio=True)
+    edits = iter([[(2000, 1024)], [(512, 1024), (1000, 1024 + 48000)]])
+    change_file(path, b"edts", lambda _: edit_list(next(edits)))
+    with pytest.raises(VideoError, match=r"its sound \(stream 1 audio aac\) fits no container.*encode\.sound=flac"):
+        reencode(path, tmp_path / "copied")
+    output = reencode(path, tmp_path / "out", sound="flac")
+    with av.open(str(path)) as source, av.open(str(output)) as found:
+        lengths = [sum(frame.samples for frame in film.decode(audio=0)) for film in (source, found)]
+    assert lengths[0] == lengths[1] == pytest.approx(1.512 * 48000, abs=1024)
 
 
 def test_sound_whose_times_go_back_is_told_before_all_work(tmp_path: Path) -> None:
