@@ -177,6 +177,10 @@ def plan_video(item: Item, settings: Settings) -> Plan:
         notes.append(f"boxes are in pixels of {width}x{height}, as it is stored; players show it stretched")
     if index.hdr != encoder.hdr:
         notes.append(f"not kept: HDR10's {index.hdr}, which {encoder.codec} does not carry")
+    if index.chroma_location != encoder.chroma_location:
+        notes.append(
+            f"not kept: where chroma samples lie ({index.chroma_location}), which {encoder.codec} does not carry"
+        )
     if lost := encoder.lost(index.frame_data):
         notes.append(f"not kept: {', '.join(lost)}, which frames carry")
     if films := [s for s in index.others if s.kind == "video" and s.index in container.copied]:

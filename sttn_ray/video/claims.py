@@ -18,23 +18,35 @@ MAX_UNPROVEN_SAMPLES = 1_000_000
 # Film over and over, by an edit list: real lists leave out a beginning, or join parts.
 MAX_SHOWINGS = 16
 _FEW_SAMPLES = 1_000
-_MAX_PACKED_BYTES = 64 * 2**20  # of a header that is compressed, as old QuickTime writes it
+# Of sound that is counted by samples of one tick FFmpeg reads so many together at least, and whole chunks of bytes.
+_SAMPLES_AT_ONCE = 160
+# Of all headers that are compressed, as old QuickTime writes them, together.
+_MAX_UNPACKED_BYTES = 16 * 2**20
 # Those in which FFmpeg looks for others, wherever they stand.
 _PARENTS = {
     *(b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts", b"mvex", b"dinf", b"tref", b"udta", b"wave"),
     *(b"moof", b"traf", b"cmov"),
 }
-_READ = {b"mvhd", b"mdhd", b"stsz", b"stz2", b"stts", b"stss", b"elst", b"trex", b"tfhd", b"trun"}
-_SIZES = {b"stsz", b"stz2"}  # of which the number of samples is enough
+_READ = {b"mvhd", b"mdhd", b"hdlr", b"stsz", b"stz2", b"stts", b"stss", b"elst", b"trex", b"tfhd", b"trun"}
+_BY_HEAD = {b"stsz", b"stz2", b"hdlr"}  # of which the number of samples, or the kind, is enough
+_PLACES = {b"alis", b"url ", b"rsrc"}  # of a track's data, which QuickTime tells in the box that tells its kind
 _HEAD = 12
-_MAX_DEPTH = 12
+_MAX_DEPTH = 12  # FFmpeg's is 10
 
 
 @dataclass
 class _Track:
-    """The boxes of a track by their kind."""
+    """The boxes of a track by their kind, and how many samples of one byte it claims."""
 
     boxes: dict[bytes, bytes] = field(default_factory=dict)
+    samples_of_a_byte: int = 0
+
+    @property
+    def is_read_by_chunks(self) -> bool:
+        """Whether it is sound of QuickTime that is counted by samples, which says nothing of bytes."""
+        durations = self.boxes.get(b"stts", b"")
+        is_even = _number(durations, 4) == 1 and _number(durations, 12) == 1
+        return self.boxes.get(b"hdlr", b"")[8:12] == b"soun" and is_even
 
 
 @dataclass
@@ -47,6 +59,7 @@ class _Claims:
         default_bytes: of a fragment's sample, by track.
         fragment_bytes: the same, of the fragment that is read.
         tracks: in order.
+        unpacked_bytes: of headers that are compressed.
     """
 
     samples: int = 0
@@ -55,6 +68,7 @@ class _Claims:
     default_bytes: int = 0
     fragment_bytes: int | None = None
     tracks: list[_Track] = field(default_factory=list)
+    unpacked_bytes: int = 0
 
     def add(self, count: int, size: int) -> None:
         self.samples += count
@@ -79,6 +93,8 @@ def refuse_hollow_tables(path: str, num_bytes: int) -> None:
         claims = _Claims()
         with reading(path), open_binary(path, ahead=ALL) as file:
             _look(path, file, 0, num_bytes, claims)
+    for track in claims.tracks:
+        claims.add(track.samples_of_a_byte // (_SAMPLES_AT_ONCE if track.is_read_by_chunks else 1), 1)
     if claims.samples > MAX_UNPROVEN_SAMPLES and claims.sample_bytes > num_bytes:
         raise VideoError(
             f"{path}: claims {claims.samples} samples of {claims.sample_bytes} bytes, and has {num_bytes} bytes in "
@@ -104,15 +120,21 @@ def _look(
             claims.tracks.append(_Track())
         if kind == b"traf":
             claims.fragment_bytes = None
-        if kind == b"cmvd":
-            unpacked = _unpacked(file, content, end)
+        if kind == b"cmvd" and depth < _MAX_DEPTH:
+            unpacked = _unpacked(file, content, end, _MAX_UNPACKED_BYTES - claims.unpacked_bytes)
+            claims.unpacked_bytes += len(unpacked)
+            if claims.unpacked_bytes > _MAX_UNPACKED_BYTES:
+                raise VideoError(
+                    f"{path}: its compressed header unpacks to more than {_MAX_UNPACKED_BYTES} bytes; copy it anew "
+                    "from where it came"
+                )
             _look(path, BytesIO(unpacked), 0, len(unpacked), claims, depth=depth + 1)
         elif kind in _PARENTS and depth < _MAX_DEPTH:
             if _look(path, file, content, end, claims, stops_at=stops_at, depth=depth + 1):
                 return True
         elif kind in _READ:
             file.seek(content)
-            _take(kind, file.read(_HEAD if kind in _SIZES else end - content), claims)
+            _take(kind, file.read(_HEAD if kind in _BY_HEAD else end - content), claims)
     return False
 
 
@@ -131,9 +153,11 @@ def _take(kind: bytes, data: bytes, claims: _Claims) -> None:
         told = (len(data) - 8 - 4 * bool(flags & 1) - 4 * bool(flags & 4)) // each if each else 0
         size = claims.default_bytes if claims.fragment_bytes is None else claims.fragment_bytes
         claims.add(max(0, count - max(0, told)), size)
-    elif claims.tracks:
+    elif claims.tracks and not (kind == b"hdlr" and data[8:12] in _PLACES):
         claims.tracks[-1].boxes[kind] = data
-        if kind == b"stsz" and _number(data, 4):
+        if kind == b"stsz" and _number(data, 4) == 1:
+            claims.tracks[-1].samples_of_a_byte += _number(data, 8)
+        elif kind == b"stsz" and _number(data, 4):
             claims.add(_number(data, 8), _number(data, 4))
 
 
@@ -179,11 +203,11 @@ def _number(data: bytes, offset: int) -> int:
     return int.from_bytes(data[offset : offset + 4], "big")
 
 
-def _unpacked(file: BinaryIO, start: int, stop: int) -> bytes:
-    """A header that is compressed; too large a one is cut, and FFmpeg's to refuse."""
+def _unpacked(file: BinaryIO, start: int, stop: int, max_bytes: int) -> bytes:
+    """A header that is compressed; of too large a one, a byte more than allowed."""
     file.seek(start + 4)
     try:
-        return zlib.decompressobj().decompress(file.read(stop - start - 4), _MAX_PACKED_BYTES)
+        return zlib.decompressobj().decompress(file.read(stop - start - 4), max_bytes + 1)
     except zlib.error:
         return b""
 

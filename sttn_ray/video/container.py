@@ -48,7 +48,7 @@ def choose_container(index: VideoIndex, settings: EncoderSettings, *, sound: Sou
         lost = [stream for stream in media if not holders[stream.index] and stream.kind != "audio"]
         kept = [stream for stream in media if stream not in lost]
         copied = [stream for stream in kept if stream not in mute]
-        steps_back = [s.step_back for s in media if s.step_back and s.kind in ("audio", "video")]
+        steps_back = [s.step_back for s in media if s.step_back and s.kind in ("audio", "video") and not s.is_cut]
         refuse_steps_back(index.path, index.format, steps_back)
         if not mute and (found := _first_that_takes(trial, copied)):
             return trial.container(found, copied, dropped=[*other, *lost])

@@ -29,6 +29,7 @@ class OtherStream:
         start_s: when the first packet is shown; None where that is not told.
         is_rising: whether each packet is later than the one before.
         step_back: where its times go back, and how far, in words; blank where they do not.
+        is_cut: whether that is at what an edit list hides in its midst.
     """
 
     index: int
@@ -38,6 +39,7 @@ class OtherStream:
     start_s: Fraction | None = None
     is_rising: bool = True
     step_back: str = ""
+    is_cut: bool = False
 
     @property
     def is_empty(self) -> bool:
@@ -126,22 +128,27 @@ def read_packets(
     packets = {stream.index: Film() for stream in films}
     codecs = {stream.index: stream.codec_context.name for stream in films}
     streams = {stream.index: _Times() for stream in container.streams}
+    shown_times = {stream.index: _Times() for stream in films}
     for packet in container.demux([stream for stream in container.streams if stream.type != "attachment"]):
-        if packet.size == 0:  # a flush packet
+        if packet.size == 0:  # a flush packet, or a picture that stands
             continue
         streams[packet.stream_index].add(packet)
         if packet.stream_index in packets and not packet.is_discard:  # or one that an edit list hides
             packets[packet.stream_index].add(packet, codecs[packet.stream_index])
+            shown_times[packet.stream_index].add(packet)
     shown = next((number for number, film in packets.items() if film.pts), None)
     if shown is None:
         raise VideoError(f"{path}: its video stream holds no frames")
     film = packets[shown]
     film.sort()
     others = tuple(_others(container, shown, streams))
-    step_back = streams[shown].step_back(container.streams[shown])
-    if (film.shown_pts() is None and step_back) or streams[shown].length_s(container.streams[shown]) > _MAX_STEP_BACK_S:
+    times, stream = shown_times[shown], container.streams[shown]
+    step_back = times.step_back(stream)
+    if (film.shown_pts() is None and step_back) or times.length_s(stream) > _MAX_STEP_BACK_S:
         refuse_steps_back(
-            path, container.format.name, [step_back, *(stream.step_back for stream in others if stream.step_back)]
+            path,
+            container.format.name,
+            [step_back, *(other.step_back for other in others if other.step_back and not other.is_cut)],
         )
     return shown, film, others
 
@@ -155,6 +162,8 @@ class _Times:
     dts: int | None = None
     is_rising: bool = True
     farthest: tuple[int, int] = (0, 0)  # step back: from and to
+    is_cut: bool = False  # there an edit list hides packets
+    is_hidden: bool = False  # the last one
 
     def add(self, packet: av.Packet) -> None:
         self.num_played += not packet.is_discard
@@ -166,7 +175,8 @@ class _Times:
             self.is_rising = False
             if self.dts - packet.dts > self.farthest[0] - self.farthest[1]:
                 self.farthest = (self.dts, packet.dts)
-        self.dts = packet.dts
+                self.is_cut = packet.is_discard or self.is_hidden
+        self.dts, self.is_hidden = packet.dts, packet.is_discard
 
     def length_s(self, stream: av.stream.Stream) -> Fraction:
         """Of the farthest step back."""
@@ -194,6 +204,7 @@ def _others(container: av.container.InputContainer, shown: int, streams: dict[in
             start_s=None if times.start is None or not stream.time_base else times.start * stream.time_base,
             is_rising=times.is_rising,
             step_back=times.step_back(stream),
+            is_cut=times.is_cut,
         )
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from sttn_ray.choices import Codec
 from sttn_ray.errors import VideoError
+from sttn_ray.video.chroma import H264_NUMBERS
 from sttn_ray.video.fidelity import MAX_PSNR, deviation, sample_luma, sample_valid
 from sttn_ray.video.frames import copy_frame
 from sttn_ray.video.index import VideoIndex
@@ -54,15 +55,24 @@ class EncoderSettings:
     threads: int
     pix_fmt: str
     hdr: str = ""
+    chroma_location: str = ""
 
     @classmethod
     def for_video(cls, index: VideoIndex, *, codec: Codec, crf: int, preset: str, threads: int) -> "EncoderSettings":
-        """Settings that keep the source's pixel format, and what it says of HDR where the encoder can."""
+        """Settings that keep the source's pixel format, and what it says of HDR and of chroma where the encoder can."""
         # yuvj is FFmpeg's old name for yuv with full range; FFV1 knows the new one only. The range is a tag.
         pix_fmt = index.pix_fmt.replace("yuvj", "yuv") if codec == "ffv1" else index.pix_fmt
         pix_fmt = _RGB_FORMATS.get(pix_fmt, pix_fmt)
-        hdr = "" if codec == "ffv1" else index.hdr
-        return cls(codec=codec, crf=crf, preset=preset, threads=threads, pix_fmt=pix_fmt, hdr=hdr)
+        hdr, location = ("", "") if codec == "ffv1" else (index.hdr, index.chroma_location)
+        return cls(
+            codec=codec,
+            crf=crf,
+            preset=preset,
+            threads=threads,
+            pix_fmt=pix_fmt,
+            hdr=hdr,
+            chroma_location=location if "420" in pix_fmt else "",  # of others H.264 has no word
+        )
 
     @property
     def is_lossless(self) -> bool:
@@ -86,6 +96,8 @@ class EncoderSettings:
             # Without "slices" the encoder finds a number that this size allows; 4 is refused for most odd sizes.
             return {"level": "3", "slicecrc": "1"}
         words = ["open-gop=0", *repeatable_x264(), *([self.hdr] if self.hdr else [])]
+        if self.chroma_location:
+            words.append(f"chromaloc={H264_NUMBERS[self.chroma_location]}")
         options = {"preset": self.preset, "x264-params": ":".join(words)}
         return {**options, ("qp" if self.is_lossless else "crf"): str(0 if self.is_lossless else self.crf)}
 

@@ -35,9 +35,10 @@ def copy_frame(frame: av.VideoFrame, pix_fmt: str | None = None) -> av.VideoFram
     """
     copy = av.VideoFrame(frame.width, frame.height, pix_fmt or frame.format.name)
     for source, target in zip(frame.planes, copy.planes, strict=True):
-        rows = np.frombuffer(source, np.uint8).reshape(-1, source.line_size)
-        into = np.frombuffer(target, np.uint8).reshape(-1, target.line_size)
-        width = min(source.line_size, target.line_size)
+        # A palette has no lines.
+        rows = np.frombuffer(source, np.uint8).reshape(-1, source.line_size or source.buffer_size)
+        into = np.frombuffer(target, np.uint8).reshape(-1, target.line_size or target.buffer_size)
+        width = min(rows.shape[1], into.shape[1])
         into[: source.height, :width] = rows[: source.height, :width]
     copy.pts, copy.time_base = frame.pts, frame.time_base
     copy.color_range, copy.colorspace = frame.color_range, frame.colorspace

@@ -15,6 +15,7 @@ from sttn_ray.choices import Alpha, Interlaced, OnDamage
 from sttn_ray.errors import VideoError
 from sttn_ray.paths import ALL, as_path, is_file, reading
 from sttn_ray.storage import file_sha256
+from sttn_ray.video.chroma import chroma_location
 from sttn_ray.video.claims import refuse_hollow_tables
 from sttn_ray.video.color import ColorFormat, color_format
 from sttn_ray.video.damage import missing_bytes
@@ -66,6 +67,7 @@ class VideoIndex:
         packet_times: of each frame's packet, in ticks, where these do not tell when it is shown; else empty.
         is_by_dts: whether those are decoding times.
         decoded_pix_fmt: the decoder's, where that is another; else blank.
+        chroma_location: from `chroma_location`.
     """
 
     path: str
@@ -95,6 +97,7 @@ class VideoIndex:
     packet_times: tuple[int, ...] = ()
     is_by_dts: bool = False
     decoded_pix_fmt: str = ""
+    chroma_location: str = ""
 
     @property
     def num_frames(self) -> int:
@@ -305,6 +308,7 @@ def _read_header(container: av.container.InputContainer, stream: av.VideoStream)
         "color": tuple(
             int(tag) for tag in (context.color_range, context.colorspace, context.color_primaries, context.color_trc)
         ),
+        "chroma_location": chroma_location(stream),
     }
 
 

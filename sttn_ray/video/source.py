@@ -175,6 +175,8 @@ def _ordered(
     packet: av.Packet, decode: Callable[[av.Packet], Iterable[av.VideoFrame | None]], order: Order | None
 ) -> Iterator[av.VideoFrame | None]:
     """What a decoder gives for a packet, with the pts at which it is shown."""
+    if packet.buffer_ptr and not packet.size:
+        return  # the picture before stands, as Theora and NUT say it; a decoder takes no such packet
     if order is None:
         yield from decode(packet)
         return

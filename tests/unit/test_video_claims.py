@@ -2,10 +2,12 @@
 
 import struct
 import zlib
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 
 from sttn_ray.errors import VideoError
@@ -62,17 +64,68 @@ def test_many_tracks_of_one_claim_each_are_one_claim(tmp_path: Path) -> None:
     assert "claims 90000000 samples" in refused(path)
 
 
+def packed(content: bytes) -> bytes:
+    """A header as old QuickTime compresses it."""
+    inner = box(b"dcom", b"zlib") + box(b"cmvd", struct.pack(">I", len(content)) + zlib.compress(content, 9))
+    return box(b"moov", box(b"cmov", inner))
+
+
 def test_a_compressed_header_is_looked_into(tmp_path: Path) -> None:
     path = make_video(tmp_path / "a.mov", num_frames=3)
     data = change_boxes(path.read_bytes(), b"stsz", lambda _: box(b"stsz", struct.pack(">III", 0, 1, 900_000_000)))
-
-    def packed(content: bytes) -> bytes:
-        whole = box(b"moov", content)
-        inner = box(b"dcom", b"zlib") + box(b"cmvd", struct.pack(">I", len(whole)) + zlib.compress(whole))
-        return box(b"moov", box(b"cmov", inner))
-
-    path.write_bytes(change_boxes(data, b"moov", packed))
+    path.write_bytes(change_boxes(data, b"moov", lambda content: packed(box(b"moov", content))))
     assert "claims 900000000 samples" in refused(path)
+
+
+def test_compressed_headers_have_one_budget(tmp_path: Path) -> None:
+    """Forty of forty of them, in 25 kB, took a minute."""
+    headers = box(b"free", bytes(8 << 20))
+    for _ in range(2):
+        headers = packed(headers) * 40
+    path = tmp_path / "a.mov"
+    path.write_bytes(box(b"ftyp", b"qt  " + bytes(4)) + headers)
+    assert "its compressed header unpacks to more than 16777216 bytes" in refused(path)
+
+
+def test_compressed_headers_within_each_other_are_left_to_ffmpeg(tmp_path: Path) -> None:
+    """Not followed further than FFmpeg does; else Python's stack ends."""
+    header = box(b"free", b"")
+    for _ in range(1500):
+        header = box(b"cmvd", struct.pack(">I", len(header)) + zlib.compress(header))
+    path = tmp_path / "a.mov"
+    path.write_bytes(box(b"ftyp", b"qt  " + bytes(4)) + header)
+    assert "cannot be read as a video" in refused(path)
+
+
+def test_compressed_sound_may_be_counted_by_samples(tmp_path: Path) -> None:
+    """As QuickTime does: each of one byte and one tick, whatever its packets hold."""
+    path = make_video(tmp_path / "a.mov", num_frames=25, rate=1, audio="adpcm_ima_qt", width=16, height=16)
+    data, per_packet = path.read_bytes(), 64
+
+    def of_sound(change: Callable[[bytes], bytes], kind: bytes) -> Callable[[bytes], bytes]:
+        tracks = iter([lambda content: content, change])
+        return lambda content: box(kind, next(tracks)(content))
+
+    def sizes(content: bytes) -> bytes:
+        return struct.pack(">III", 0, 1, per_packet * struct.unpack_from(">I", content, 8)[0])
+
+    def durations(content: bytes) -> bytes:
+        assert struct.unpack_from(">I", content, 12) == (per_packet,)
+        return struct.pack(">IIII", 0, 1, per_packet * struct.unpack_from(">I", content, 8)[0], 1)
+
+    def chunks(content: bytes) -> bytes:
+        rows = np.frombuffer(content[8:], ">u4").reshape(-1, 3) * np.array([1, per_packet, 1])
+        return content[:8] + rows.astype(">u4").tobytes()
+
+    for kind, change in ((b"stsz", sizes), (b"stts", durations), (b"stsc", chunks)):
+        data = change_boxes(data, kind, of_sound(change, kind))
+    assert len(data) == path.stat().st_size < 1_000_000
+    path.write_bytes(data)
+    with av.open(path) as source:
+        assert sum(frame.samples for frame in source.decode(audio=0)) > 25 * 48000 - per_packet
+    assert index_video(str(path)).num_frames == 25
+    path.write_bytes(data.replace(b"mhlrsoun", b"mhlrvide"))
+    assert "claims 1200" in refused(path)
 
 
 @pytest.mark.parametrize(("duration", "start"), [(1000, 0), (10, 900)])

@@ -159,3 +159,28 @@ def test_a_store_that_fails_is_no_damage(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("sttn_ray.video.source.open_binary", lambda *_, **__: FailingFile(path))
     with pytest.raises(StorageError, match=r"a\.mkv: cannot be read \(the store is gone\)"):
         conceal(index, 0, 400)
+
+
+def test_pictures_with_a_palette(tmp_path: Path):
+    """A palette is a plane without lines, which is copied with the picture."""
+    random = np.random.default_rng(0)
+    palette = random.integers(0, 256, (256, 4), np.uint8)
+    palette[:, 0] = 255  # opaque
+    path = tmp_path / "a.mov"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("png", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "pal8"
+        for _ in range(6):
+            picture = random.integers(0, 256, (64, 96), np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray((picture, palette), format="pal8")))
+        container.mux(stream.encode(None))
+    whole = [frame_hash(frame) for frame in decode_range(index_video(str(path)), 0, 6)]
+    assert len(set(whole)) == 6
+    with av.open(str(path)) as container:
+        lost = [(packet.pos, packet.size) for packet in container.demux(video=0)][3]
+    data = bytearray(path.read_bytes())
+    data[lost[0] : sum(lost)] = b"\xff" * lost[1]
+    path.write_bytes(data)
+    frames, concealed = conceal(index_video(str(path), on_damage="conceal"), 0, 6)
+    assert concealed == {3}
+    assert [frame_hash(frame) for frame in frames] == [*whole[:3], whole[2], *whole[4:]]

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from sttn_ray.catalog.items import Item
+from sttn_ray.catalog.plan import plan_video
 from sttn_ray.choices import Alpha, Sound
 from sttn_ray.errors import VideoError
 from sttn_ray.video.assemble import Container, join_segments
@@ -19,6 +21,7 @@ from sttn_ray.video.encode import EncodedSegment, EncoderSettings, check_encoder
 from sttn_ray.video.index import VideoIndex, index_video
 from sttn_ray.video.verify import verify_output
 from tests.media import add_captions, audio_packet_hash, frame_hashes, frame_times, make_video, mux_together
+from tests.plans import SETTINGS
 
 UNEVEN_PTS = (1000 + np.random.default_rng(1).integers(1, 900, 30).cumsum()).tolist()
 UNEVEN_MS = (1000 + np.random.default_rng(1).integers(1, 90, 30).cumsum()).tolist()
@@ -521,3 +524,23 @@ def test_what_a_film_says_of_hdr_is_kept(tmp_path: Path, suffix: str) -> None:
     assert (output.hdr, output.color) == (said, index.color)
     # FFV1 has no place for it; the plan notes that.
     assert encoder_settings(index, "ffv1").hdr == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "how", "location"),
+    [
+        ("a.mp4", {"options": {"x264-params": "chromaloc=2"}}, "topleft"),
+        ("a.mkv", {"options": {"x264-params": "chromaloc=3"}}, "top"),
+        ("a.avi", {"codec": "mjpeg", "pix_fmt": "yuvj420p"}, "center"),
+        ("a.mov", {}, ""),
+    ],
+)
+def test_where_chroma_samples_lie_is_kept(tmp_path: Path, name: str, how: dict[str, Any], location: str) -> None:
+    source = make_video(tmp_path / name, num_frames=30, **how)
+    index = index_video(str(source))
+    assert index.chroma_location == location
+    assert VideoIndex.from_dict(index.as_dict()) == index
+    assert index_video(str(reencode(source, tmp_path / "out"))).chroma_location == location
+    plan = plan_video(Item(video=str(source), mask=None, boxes="1,2,3,4", output="a"), replace(SETTINGS, codec="ffv1"))
+    told = f"not kept: where chroma samples lie ({location}), which ffv1 does not carry"
+    assert [note for note in plan.notes if "chroma" in note] == ([told] if location else [])
