@@ -196,13 +196,13 @@ def _check(experiment: Experiment) -> None:
             as_path(path or "")
         except ConfigError as error:
             faults.append(f"{name}={error}")
-    if corpus.root and shards.dir and _absolute(shards.dir).is_relative_to(_absolute(corpus.root)):
+    if corpus.root and shards.dir and _real(shards.dir).is_relative_to(_real(corpus.root)):
         faults.append(f"shards.dir={shards.dir}: lies inside corpus.root={corpus.root}; choose a folder beside it")
     if faults:
         raise ConfigError(*faults)
 
 
-def _absolute(path: str) -> PurePath:
+def _real(path: str) -> PurePath:
     return PurePosixPath(path) if is_remote(path) else Path(path).resolve()
 
 

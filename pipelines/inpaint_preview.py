@@ -17,7 +17,7 @@ from sttn_ray.catalog.estimate import describe_estimate, estimate_job, plan_fact
 from sttn_ray.catalog.items import Item
 from sttn_ray.catalog.plan import Plan, Settings, input_stats, plan_video
 from sttn_ray.catalog.preview import displayed_frame, make_preview, preview_frames
-from sttn_ray.catalog.publish import outcome_if_current, refuse_target
+from sttn_ray.catalog.publish import outcome_if_current, refuse_foreign, refuse_target
 from sttn_ray.catalog.records import ItemDir
 from sttn_ray.errors import ConfigError, PoisonError, SttnError, failed_outcome
 from sttn_ray.paths import StoragePath
@@ -86,6 +86,7 @@ def make_facts_fn(settings: Settings, output_dir: str) -> Callable[[Row], Row]:
             with attempt(_scratch_dir(item).path, "plan", this_place()):
                 plan = plan_video(item, settings)
             refuse_target(item_dir.output_dir / plan.output, item.video)
+            refuse_foreign(item_dir, plan)
             left = [n for n, record in enumerate(item_dir.read_segments(plan)) if record is None]
             return {"number": number, "facts": plan_facts(plan, left)}
         except Exception as error:  # noqa: BLE001 -- this operator's one boundary

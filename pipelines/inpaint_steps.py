@@ -21,6 +21,7 @@ from sttn_ray.catalog.publish import (
     outcome_if_current,
     publish_copy,
     publish_if_complete,
+    refuse_foreign,
     refuse_target,
 )
 from sttn_ray.catalog.records import ItemDir
@@ -163,6 +164,7 @@ def _plan_item(item: Item, item_dir: ItemDir, inputs: list[Any], settings: Setti
             return _NOTHING, outcome
     if outcome := done_outcome(item_dir, plan):  # by another task, since
         return _NOTHING, outcome
+    refuse_foreign(item_dir, plan)
     if item_dir.read_outcome() is not None:  # it failed, is of another source, or its output is gone or damaged
         item_dir.clear_outcome()
         is_new = True  # should another task have finished the video in this moment, then it is done again

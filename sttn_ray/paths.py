@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -282,8 +282,12 @@ def on_this_machine(path: str | StoragePath) -> Iterator[Path]:
         yield copy
 
 
-def stamps(path: str | StoragePath) -> list[list[Any]]:
+def stamps(path: str | StoragePath, counts: Callable[[str], bool] | None = None) -> list[list[Any]]:
     """What tells cheaply that a file, or one of a folder's, was replaced: name, size, and time of change or ETag.
+
+    Args:
+        path: of the file or the folder.
+        counts: whether a name in a folder is one that counts; then the folder's own time of change does not.
 
     Raises:
         FileNotFoundError: there is none.
@@ -292,14 +296,21 @@ def stamps(path: str | StoragePath) -> list[list[Any]]:
     where = as_path(path)
     with reading(path):
         if isinstance(where, Path):
-            files = [where, *sorted(where.iterdir())] if where.is_dir() else [where]
-            return [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-        found = where.fs.info(where.path)
-        # Not `ls` for a file: it lists all of the folder around it.
-        objects: list[dict[str, Any]] = [found]
-        if found["type"] == "directory":
-            objects = where.fs.ls(where.path, detail=True)
-        return [[f"s3://{o['name']}", o["size"], o.get("ETag")] for o in objects]
+            is_folder = where.is_dir()
+            files = [where, *sorted(where.iterdir())] if is_folder else [where]
+            if is_folder and counts is not None:
+                files = [file for file in files[1:] if counts(file.name)]
+            found = [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+        else:
+            info = where.fs.info(where.path)
+            is_folder = info["type"] == "directory"
+            # Not `ls` for a file: it lists all of the folder around it.
+            objects: list[dict[str, Any]] = where.fs.ls(where.path, detail=True) if is_folder else [info]
+            if is_folder and counts is not None:
+                objects = [o for o in objects if counts(o["name"].rpartition("/")[2])]
+            found = [[f"s3://{o['name']}", o["size"], o.get("ETag")] for o in objects]
+        # Also one in which nothing counts is there.
+        return [[f"{str(where).rstrip('/')}/", 0, None], *found] if is_folder and counts is not None else found
 
 
 def read_files(folder: StoragePath, names: Iterable[str], max_bytes: int) -> Iterator[tuple[str, bytes | None]]:

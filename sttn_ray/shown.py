@@ -30,6 +30,7 @@ _PARAMETER = re.compile(
     r"|[\w.-]{0,40}(?:signature|secret|token|passw(?:or)?d|passphrase|access_?key|api_?key|credential)[\w-]{0,40})=['\"]?)"
     r"[^\s&;,'\"<>)}\]]+"
 )
+_SIGNS = ("=", "?", "#", "AKIA", "ASIA")  # without which, and without an @, none of these hides anything
 _HIDING = {
     _WEB_QUERY: r"\1...",
     _NO_BUCKET: r"\1...@",
@@ -73,7 +74,7 @@ class ShownFormatter(logging.Formatter):
 
 
 def _may_hold_secret(line: str) -> bool:
-    return ("/" in line and "@" in line) or "=" in line or "?" in line or "AKIA" in line or "ASIA" in line
+    return ("/" in line and "@" in line) or any(sign in line for sign in _SIGNS)
 
 
 def _cut(line: str, most: int) -> str:

@@ -100,6 +100,9 @@ def read_manifest(output_dir: StoragePath) -> list[dict[str, Any]]:
     try:
         with reading(path), open_binary(path, ahead=ALL) as file:
             data = file.read()
+    except FileNotFoundError:
+        return []
+    try:
         return pq.read_table(pa.BufferReader(data), schema=SCHEMA).to_pylist()
-    except (FileNotFoundError, pa.ArrowInvalid):
+    except (pa.ArrowException, OSError, ValueError):  # whatever a damaged one makes pyarrow raise
         return []

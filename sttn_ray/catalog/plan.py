@@ -15,6 +15,7 @@ from sttn_ray.catalog.items import Item
 from sttn_ray.choices import Alpha, Codec, Interlaced, OnDamage, Precision, Sound
 from sttn_ray.completion.schedule import Schedule
 from sttn_ray.errors import MaskError, StorageError, VideoError
+from sttn_ray.images import is_image
 from sttn_ray.masks.find import find_marks, marks_as_boxes
 from sttn_ray.masks.hole import Hole, make_holes
 from sttn_ray.masks.read import MaskSource, boxes_source, check_emptiness, check_fit, mask_source, read_masks
@@ -291,6 +292,8 @@ def _mask_source(item: Item, index: VideoIndex, settings: Settings) -> tuple[Mas
 def input_stats(video: str, mask: str | None, boxes: str | None) -> list[Any]:
     """What tells cheaply that a source or mask was replaced: its files' names, sizes and times of change.
 
+    Of a folder of masks the images count: the video may lie there too, or the output.
+
     Raises:
         VideoError, MaskError: the video or the mask is missing.
     """
@@ -299,7 +302,7 @@ def input_stats(video: str, mask: str | None, boxes: str | None) -> list[Any]:
         if path is None:
             continue
         try:
-            found = stamps(path)
+            found = stamps(path, is_image)
         except FileNotFoundError as fault:
             raise error(f"{path}: no such file") from fault
         if not found:  # a store has no folder without files
@@ -311,9 +314,10 @@ def input_stats(video: str, mask: str | None, boxes: str | None) -> list[Any]:
 def describe_change(video: str, mask: str | None, before: list[Any]) -> str | None:
     """What happened to a video or its mask since `input_stats` gave `before`; None: nothing that could be seen."""
     for path in filter(None, (video, mask)):
-        then = [found for found in before[1:] if _is_of(path, found[0])]
+        # The folder of the masks may hold the video.
+        then = [found for found in before[1:] if _is_of(path, found[0]) and (found[0] == video) == (path == video)]
         try:
-            now = stamps(path)
+            now = stamps(path, is_image)
         except FileNotFoundError:
             now = []
         except StorageError:  # the store or the disk fails, which says nothing of the file

@@ -10,6 +10,7 @@ from sttn_ray.catalog.plan import Plan, change_of_inputs
 from sttn_ray.catalog.records import ItemDir
 from sttn_ray.errors import CatalogError, StorageError, VideoError
 from sttn_ray.paths import StoragePath, copy_file, on_this_machine
+from sttn_ray.paths import is_file as is_file_there
 from sttn_ray.storage import file_sha256, file_stamp, is_file, published
 from sttn_ray.video.assemble import join_segments
 from sttn_ray.video.verify import verify_output
@@ -50,6 +51,28 @@ def refuse_target(target: StoragePath, video: str) -> None:
         raise CatalogError(f"{video}: its output would lie in {parent}, which this user cannot write; {advice}")
 
 
+def refuse_foreign(item_dir: ItemDir, plan: Plan) -> None:
+    """Refuse to take the place of a file that no run has written for this video: known at plan it costs no work.
+
+    Raises:
+        CatalogError: where its output would lie there is one.
+        StorageError: that cannot be found out.
+    """
+    name = plan.output if plan.has_hole else _copy_name(plan)
+    target = item_dir.output_dir / name
+    is_there = os.path.lexists(target) if isinstance(target, Path) else is_file_there(target)
+    # In this order: what another task publishes in this moment is noted before it is there.
+    if is_there and name not in item_dir.read_outputs():
+        raise CatalogError(
+            f"{plan.index.path}: where its output would lie there is a file that was not made for it: {target}; move "
+            "or delete that file, or give another name in the catalog's column 'output', or another inpaint.output"
+        )
+
+
+def _copy_name(plan: Plan) -> str:
+    return str(PurePosixPath(plan.output).with_suffix(PurePosixPath(plan.index.path).suffix))
+
+
 def publish_if_complete(item_dir: ItemDir, plan: Plan) -> dict[str, Any] | None:
     """Join a video's segments if all are there; returns its outcome, or None while some are missing.
 
@@ -58,6 +81,7 @@ def publish_if_complete(item_dir: ItemDir, plan: Plan) -> dict[str, Any] | None:
 
     Raises:
         VideoError, StorageError: the output is not what it must be; nothing is published.
+        CatalogError: a file of someone else stands in its place.
     """
     if not item_dir.has_all_segments(plan):
         return None
@@ -75,6 +99,8 @@ def publish_if_complete(item_dir: ItemDir, plan: Plan) -> dict[str, Any] | None:
             verify_output(temporary, segments, plan.index, plan.container)
             content = _content(temporary)
             _refuse_changed_inputs(plan)
+            refuse_foreign(item_dir, plan)
+            item_dir.note_output(plan.output)
     except (StorageError, OSError):
         # Another task may have published meanwhile and deleted the segments.
         if done_outcome(item_dir, plan) is None:
@@ -85,7 +111,7 @@ def publish_if_complete(item_dir: ItemDir, plan: Plan) -> dict[str, Any] | None:
     is_damaged = num_concealed or plan.index.missing_bytes
     outcome = _outcome(plan, "degraded" if is_damaged else "done", target) | content
     psnrs = [record["min_psnr"] for record in done if record["min_psnr"] is not None]
-    outcome |= {"seconds": seconds, "min_psnr": min(psnrs, default=None)}
+    outcome |= {"seconds": seconds, "min_psnr": min(psnrs, default=None), "outputs": item_dir.read_outputs()}
     if num_concealed:
         outcome["notes"].append(f"{num_concealed} damaged frames of the source show the picture before them")
     item_dir.write_outcome(outcome)
@@ -108,7 +134,7 @@ def _refuse_odd_segments(item_dir: ItemDir, plan: Plan, parameter_sets: list[str
 
 def publish_copy(item_dir: ItemDir, plan: Plan) -> dict[str, Any]:
     """A video without a hole is copied as a file, in its own container."""
-    name = str(PurePosixPath(plan.output).with_suffix(PurePosixPath(plan.index.path).suffix))
+    name = _copy_name(plan)
     target = item_dir.output_dir / name
     with published(target, temporary_dir=_work_dir(item_dir)) as temporary:
         copy_file(plan.index.path, temporary)
@@ -116,7 +142,9 @@ def publish_copy(item_dir: ItemDir, plan: Plan) -> dict[str, Any]:
         _refuse_changed_inputs(plan)
         if content["sha256"] != plan.index.sha256:
             raise VideoError(f"{plan.index.path}: its copy is not what was read before; run again")
-    outcome = _outcome(plan, "copied", target) | content | {"output": name}
+        refuse_foreign(item_dir, plan)
+        item_dir.note_output(name)
+    outcome = _outcome(plan, "copied", target) | content | {"output": name, "outputs": item_dir.read_outputs()}
     item_dir.write_outcome(outcome)
     item_dir.clear_work()
     return outcome

@@ -6,6 +6,7 @@ Below the output folder:
 - `_sttn/run.json`: the settings all outputs here were made with
 - `_sttn/items/KEY/plan.json`, KEY from the output's name
 - `_sttn/items/KEY/segment-00000.mp4` and `segment-00000.json`
+- `_sttn/items/KEY/outputs.json`: the names of the video's outputs, while no outcome tells them
 - `_sttn/items/KEY/attempts-*.json`: which tasks are being worked on
 - `_sttn/items/KEY/outcome.json`: done, degraded, copied, failed or quarantined
 """
@@ -23,6 +24,7 @@ from sttn_ray.storage import claim, is_file, read_record, write_record
 log = logging.getLogger(__name__)
 
 STATE_DIR = "_sttn"
+_OUTPUTS = "outputs.json"
 
 
 class ItemDir:
@@ -52,7 +54,29 @@ class ItemDir:
         write_record(self.path / "outcome.json", outcome)
 
     def clear_outcome(self) -> None:
+        """Forget an outcome, but for what its outputs are named."""
+        if names := self.read_outputs():
+            write_record(self.path / _OUTPUTS, {"outputs": names})
         remove_file(self.path / "outcome.json")
+
+    def read_outputs(self) -> list[str]:
+        """The names of what was published for this video, or is about to be.
+
+        Another task may record an outcome and delete its note in this moment, or the other way round.
+        """
+        names = self._noted_outputs()
+        outcome = self.read_outcome() or {}
+        recorded = outcome.get("outputs", [outcome["output"]] if "output" in outcome else [])
+        return sorted({*names, *recorded, *self._noted_outputs()})
+
+    def note_output(self, name: str) -> None:
+        """Note that an output is about to be published: a run may be killed before it records the outcome."""
+        names = self.read_outputs()
+        write_record(self.path / _OUTPUTS, {"outputs": sorted({*names, name})})
+
+    def _noted_outputs(self) -> list[str]:
+        names: list[str] = (read_record(self.path / _OUTPUTS) or {}).get("outputs", [])
+        return names
 
     def segment_path(self, number: int) -> StoragePath:
         return self.path / f"segment-{number:05d}.mp4"

@@ -16,7 +16,7 @@ from torch import Tensor
 from sttn_ray.errors import CheckpointError
 from sttn_ray.model.discriminator import Discriminator
 from sttn_ray.model.generator import FEATURE_STRIDE, PRESETS, Generator, GeneratorConfig
-from sttn_ray.model.pickles import refuse_endless
+from sttn_ray.model.pickles import is_zip, refuse_endless
 from sttn_ray.shown import shown
 
 FORMAT_VERSION = 1
@@ -161,7 +161,7 @@ def _told(error: Exception) -> str:
 
 def _check_zip(path: Path | str) -> None:
     """Refuse a zip that holds a program, or unpacks to more than the file has: torch stores weights as they are."""
-    if not zipfile.is_zipfile(path):
+    if not is_zip(path):
         return
     with zipfile.ZipFile(path) as archive:
         claimed = sum(member.file_size for member in archive.infolist())

@@ -22,6 +22,7 @@ from sttn_ray.shards.write import (
 from sttn_ray.storage import record_hash
 
 DRAWN_MASKS = "masks/drawn.parquet"
+_REPLACED = "was replaced while the job ran; give the same command again"
 Row = dict[str, Any]
 
 
@@ -147,14 +148,21 @@ def _write(
 def _find_ranges(
     root: str, shards: ShardsDir, parts: Sequence[Row]
 ) -> tuple[dict[str, FoundSource], list[Range], list[Fault]]:
-    """The videos of some ranges by their sha256, the ranges of those that are there, and faults for the others."""
+    """The videos of some ranges by their sha256, the ranges of those that are there, and faults for the others.
+
+    Raises:
+        StorageError: another job has found another content since, where one of them was.
+    """
     videos: dict[str, FoundSource | None] = {}
     ranges: list[Range] = []
     faults: list[Fault] = []
     for part in parts:
         wanted = Range(part["sha256"], part["start"], part["stop"], part["split"])
         if wanted.sha256 not in videos:
-            videos[wanted.sha256] = shards.read_source(part["path"]) if part["path"] else None
+            found = shards.read_source(part["path"]) if part["path"] else None
+            if found is not None and found.source.sha256 != wanted.sha256:
+                raise StorageError(f"{part['path']}: {_REPLACED}")
+            videos[wanted.sha256] = found
         if videos[wanted.sha256] is not None:
             ranges.append(wanted)
             continue
@@ -170,4 +178,4 @@ def _require_unchanged(path: str, then: list[list[Any]]) -> None:
     except FileNotFoundError:
         is_same = False
     if not is_same:
-        raise StorageError(f"{path}: was replaced while the job ran; give the same command again")
+        raise StorageError(f"{path}: {_REPLACED}")

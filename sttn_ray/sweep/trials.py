@@ -1,6 +1,7 @@
 """What is known of the trials of a sweep: a record each, from which everything else is made."""
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from sttn_ray.storage import published, read_record, write_record
 from sttn_ray.sweep.space import Values, as_text, overrides
 
 TRIALS, RECORD = "trials", "trial.json"
+_IS_TRIAL = re.compile(r"trial-\d{3,9}", re.ASCII)
 UNFINISHED = ("waiting", "running", "failed")  # a failed one is tried again by the same command
 Trial = dict[str, Any]
 
@@ -108,9 +110,11 @@ def read_trials(run_dir: StoragePath) -> list[Trial]:
         StorageError: a record cannot be read.
     """
     try:
-        folders = sorted((where for where, name in walk(str(run_dir / TRIALS)) if name == RECORD), key=trial_number)
+        found = {where for where, name in walk(str(run_dir / TRIALS)) if name == RECORD}
     except FileNotFoundError:
         return []
+    # Others are none of ours, as a copy that someone made of a trial.
+    folders = sorted(filter(_IS_TRIAL.fullmatch, found), key=trial_number)
     return [trial for folder in folders if (trial := read_record(run_dir / TRIALS / folder / RECORD)) is not None]
 
 

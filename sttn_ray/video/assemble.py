@@ -111,15 +111,16 @@ def join_segments(
 
 
 def _movie_timescale(index: VideoIndex, container: Container, source: av.container.InputContainer) -> int:
-    """Ticks a second in which mp4 counts how late each stream starts: those of the film, or more that fit all.
+    """Ticks a second in which mp4 counts how late each stream starts, and how long what begins before zero is heard.
 
-    FFmpeg's milliseconds would move them.
+    Those of the film, or more that fit all: FFmpeg's milliseconds would move them, and the last packets of sound that
+    begins before zero would lie outside.
     """
     film_s = index.pts[0] * index.time_base
     starts_s = [film_s]
     for other in index.others:
         start_s = other.start_s or Fraction(0)
-        if other.index not in container.copied or (start_s <= 0 and other.index not in container.converted):
+        if other.index not in container.copied or (start_s == 0 and other.index not in container.converted):
             continue
         context = source.streams[other.index].codec_context
         if isinstance(context, av.AudioCodecContext) and context.sample_rate:

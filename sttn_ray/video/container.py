@@ -57,15 +57,20 @@ def choose_container(index: VideoIndex, settings: EncoderSettings, *, sound: Sou
                 converted = [s for s in kept if s.kind == "audio" and suffix not in holders[s.index]]
                 if not trial.refusal(suffix, kept, converted):
                     return trial.container(suffix, kept, converted, dropped=[*other, *lost])
-        if mute:
+        if lasting := [fault for stream in mute if (fault := trial.conversion_fault(stream))]:
+            raise VideoError(
+                f"{index.path}: its sound fits no container that is written here, and cannot be converted: "
+                f"{'; '.join(lasting)}; convert it, or leave it out, before (ffmpeg -i IN -map 0 -map -0:a -c copy OUT)"
+            )
+        if mute and sound != "flac":
             raise VideoError(
                 f"{index.path}: its sound (stream {', '.join(map(str, mute))}) fits no container that is written here "
                 "and would be lost; encode.sound=flac converts it, without loss"
             )
-        told = "; ".join(f"{suffix[1:]}: {trial.refusal(suffix, copied)}" for suffix in trial.suffixes)
+        told = "; ".join(f"{suffix[1:]}: {trial.refusal(suffix, kept, mute)}" for suffix in trial.suffixes)
+        advice = "leave some out before" if sound == "flac" else "encode.sound=flac converts sound that does not fit"
         raise VideoError(
-            f"{index.path}: no container takes all its streams together: {', '.join(map(str, copied))} ({told}); "
-            "encode.sound=flac converts sound that does not fit beside the others"
+            f"{index.path}: no container takes all its streams together: {', '.join(map(str, kept))} ({told}); {advice}"
         )
 
 
@@ -123,6 +128,11 @@ class _Trial:
         if key not in self._known:
             self._known[key] = self._refusal(container, streams)
         return self._known[key]
+
+    def conversion_fault(self, stream: OtherStream) -> str:
+        """Why no container takes a stream's sound as FLAC either; blank where one does."""
+        faults = [self.refusal(suffix, [stream], [stream]) for suffix in self.suffixes]
+        return f"stream {stream}: {faults[0]}" if all(faults) else ""
 
     def _refusal(self, container: Container, streams: Sequence[OtherStream]) -> str:
         rest = [stream for stream in streams if stream.index in container.verbatim]

@@ -165,12 +165,14 @@ def _payload(packet: av.Packet) -> bytes:
     data = bytes(packet)
     context = packet.stream.codec_context
     name = context.name if context is not None else ""
-    if name == "aac" and data[:1] == b"\xff" and data[1] & 0xF6 == 0xF0:  # no frame of AAC begins so by itself
+    # No frame of AAC begins so by itself.
+    if name == "aac" and len(data) > 1 and data[0] == 0xFF and data[1] & 0xF6 == 0xF0:
         return data[7 if data[1] & 1 else 9 :]
     if name in ("h264", "hevc") and isinstance(context, av.VideoCodecContext):
         header = context.extradata or b""
         # Of how many bytes a length is stands in the header, in another place for each codec.
-        size = 1 + (header[4 if name == "h264" else 21] & 3) if header[:1] == b"\x01" else 0
+        place = 4 if name == "h264" else 21
+        size = 1 + (header[place] & 3) if header[:1] == b"\x01" and len(header) > place else 0
         units = _units_by_length(data, size) if size else _units_by_start_code(data)
         return b"".join(len(unit).to_bytes(4, "big") + unit for unit in units)
     return data

@@ -17,6 +17,15 @@ _SHORT = ("u8", "u8p", "s16", "s16p")
 _GAP_S = Fraction(1, 10)
 
 
+def conversion_fault(stream: av.stream.Stream) -> str:
+    """Why a track cannot be decoded; blank where nothing speaks against it."""
+    context = stream.codec_context
+    if not isinstance(context, av.AudioCodecContext):
+        return "FFmpeg has no decoder for it"
+    is_told = context.sample_rate and context.layout.nb_channels
+    return "" if is_told else "its header does not tell its channels or its sample rate"
+
+
 class Sound:
     """A track of the output, to which what is decoded of the source's goes."""
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import av
 from av.stream import Disposition
 
+from sttn_ray.errors import VideoError
 from sttn_ray.video.copied import copy_stream_tags
-from sttn_ray.video.sound import Sound
+from sttn_ray.video.sound import Sound, conversion_fault
 from sttn_ray.video.source import open_video
 
 _IMAGE_TYPES = {"mjpeg": ("image/jpeg", "jpg"), "png": ("image/png", "png"), "gif": ("image/gif", "gif")}
@@ -45,11 +46,16 @@ def add_tracks(
         path: of it.
         streams: numbers of what goes to the output.
         converted: of what is converted, of those.
+
+    Raises:
+        VideoError: sound that is to be converted cannot be decoded.
     """
     tracks: dict[int, Track] = {}
     for number in streams:
         stream = source.streams[number]
         if number in converted:
+            if fault := conversion_fault(stream):
+                raise VideoError(f"{path}: {fault}")
             assert isinstance(stream, av.AudioStream)
             sound = Sound(output, stream)
             tracks[number] = Track(sound.stream, sound)

@@ -18,7 +18,15 @@ from sttn_ray.catalog.plan import plan_video
 from sttn_ray.video.container import choose_container
 from sttn_ray.video.copied import _units_by_length, _units_by_start_code, source_packets
 from sttn_ray.video.index import index_video
-from tests.media import SAMPLE_RATE, frame_hashes, frame_times, make_pictures, make_video, mux_together
+from tests.media import (
+    SAMPLE_RATE,
+    audio_packet_hash,
+    frame_hashes,
+    frame_times,
+    make_pictures,
+    make_video,
+    mux_together,
+)
 from tests.plans import SETTINGS
 from tests.unit.test_video_encode_assemble import encoder_settings, reencode, sound_times
 
@@ -244,6 +252,23 @@ def test_sound_that_begins_later_than_the_picture(
     assert frame_times(output) == frame_times(source)
 
 
+def test_sound_that_begins_before_zero_is_kept_to_its_end(tmp_path: Path) -> None:
+    """In ticks of a film of 25 a second what is heard would end before the last packet."""
+    even = make_video(tmp_path / "even.mp4", num_frames=22, time_base=Fraction(1, 25), audio=True)
+    source = tmp_path / "a.mp4"
+    options = {"video_track_timescale": "25", "movie_timescale": str(SAMPLE_RATE)}
+    with av.open(str(even)) as film, av.open(str(source), "w", options=options) as target:
+        copies = [target.add_stream_from_template(stream) for stream in film.streams]
+        for packet in [packet for packet in film.demux() if packet.size]:
+            if packet.stream.type == "audio":
+                packet.pts = packet.dts = packet.pts - 1184
+            packet.stream = copies[packet.stream_index]
+            target.mux(packet)
+    output = reencode(source, tmp_path / "out", cuts=(0, 5))
+    assert output.suffix == ".mp4"
+    assert sound_times(output) == sound_times(source)
+
+
 def test_a_start_that_no_timescale_holds_is_as_near_as_can_be(tmp_path: Path, film: Path) -> None:
     """Film in nanoseconds, sound at 44.1 kHz: their ticks have no common measure that mp4 holds."""
     pts = [10**9 + 40_000_000 * n for n in range(12)]
@@ -368,6 +393,20 @@ def test_another_film_of_a_transport_stream_is_copied(tmp_path: Path, film: Path
         kept = [frame.to_ndarray() for frame in container.decode(video=1)]
     with av.open(str(other)) as container:
         np.testing.assert_array_equal(kept, [frame.to_ndarray() for frame in container.decode(video=0)])
+
+
+def test_a_packet_too_short_to_be_a_frame_is_copied_as_it_is(tmp_path: Path) -> None:
+    whole, source = make_video(tmp_path / "whole.mkv", num_frames=12, audio=True), tmp_path / "a.mkv"
+    with av.open(str(whole)) as film, av.open(str(source), "w") as target:
+        copies = [target.add_stream_from_template(stream) for stream in film.streams]
+        for number, packet in enumerate(packet for packet in film.demux() if packet.size):
+            short = av.Packet(b"\xff")
+            short.pts, short.dts, short.time_base = packet.pts, packet.dts, packet.time_base
+            copy = short if packet.stream.type == "audio" and number > 9 else packet
+            copy.stream = copies[packet.stream_index]
+            target.mux(copy)
+    output = reencode(source, tmp_path / "out", cuts=(0, 5))
+    assert audio_packet_hash(output) == audio_packet_hash(source) != audio_packet_hash(whole)
 
 
 def test_units_are_told_apart_by_lengths_of_any_size_and_by_start_codes() -> None:

@@ -99,6 +99,16 @@ def test_a_manifest_that_cannot_be_read_is_written_anew(tmp_path: Path) -> None:
     assert statuses(tmp_path)[0] == "done"
 
 
+def test_a_damaged_manifest_is_written_anew_whatever_pyarrow_makes_of_it(tmp_path: Path) -> None:
+    path = write_manifest(tmp_path, [manifest_row(item, DONE) for item in ITEMS])
+    whole = path.read_bytes()
+    for place in range(4, len(whole), 7):
+        path.write_bytes(whole[:place] + b"\xff\x80" + whole[place + 2 :])
+        assert len(read_manifest(tmp_path)) in (0, len(ITEMS))
+    keep_manifest(tmp_path, ITEMS, {0: DONE})
+    assert statuses(tmp_path)[0] == "done"
+
+
 def test_a_manifest_that_cannot_be_written_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "out").write_text("a file")
     keep_manifest(tmp_path / "out", ITEMS, {0: DONE})

@@ -25,7 +25,7 @@ from sttn_ray.catalog.publish import publish_if_complete, refuse_target
 from sttn_ray.catalog.records import ItemDir
 from sttn_ray.errors import CatalogError, DeviceError, MaskError, StorageError, failed_outcome
 from sttn_ray.paths import as_path
-from tests.media import make_video
+from tests.media import make_black_mask, make_video
 from tests.plans import SETTINGS, do_segment
 from tests.sick import ILLEGAL_ACCESS, NO_DRIVER
 
@@ -56,7 +56,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
 def finish(item: Item, job: Job) -> dict[str, Any]:
     """Do a video as the tasks do it; returns its outcome."""
     item_dir = ItemDir(job.output_dir, item.output)
-    todo, outcome = inpaint_steps._plan_item(item, item_dir, input_stats(item.video, None, item.boxes), SETTINGS)
+    todo, outcome = inpaint_steps._plan_item(item, item_dir, input_stats(item.video, item.mask, item.boxes), SETTINGS)
     plan = item_dir.read_plan()
     for number in todo.frames:
         assert plan is not None
@@ -453,6 +453,75 @@ def test_an_output_that_could_not_be_written_is_refused_at_plan(item: Item, job:
     assert f"would lie in {tmp_path / 'out/film.d'}, which is a file" in planned(item, job, "film.d/a")
     (tmp_path / "out/there.mp4").mkdir()
     assert f"its output {tmp_path / 'out/there.mp4'} is a folder already" in planned(item, job, "there")
+
+
+def test_a_file_of_someone_else_in_the_place_of_an_output_is_refused_at_plan(
+    item: Item, job: Job, tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    theirs = tmp_path / "out/film.mp4"
+    theirs.write_bytes(b"another film")
+    assert planned(item, job, "film") == (
+        f"{item.video}: where its output would lie there is a file that was not made for it: {theirs}; move or delete "
+        "that file, or give another name in the catalog's column 'output', or another inpaint.output"
+    )
+    assert theirs.read_bytes() == b"another film"
+    # A video without a hole is copied in its own container, which is named otherwise.
+    mask = make_black_mask(tmp_path / "black.png")
+    copied = replace(item, mask=str(mask), boxes=None)
+    assert str(theirs) in planned(copied, job, "film")
+    theirs.rename(tmp_path / "moved.mp4")
+    assert finish(item, job)["status"] == "done"
+
+
+def test_a_file_of_someone_else_that_comes_while_a_video_is_done_stays(item: Item, job: Job, tmp_path: Path) -> None:
+    item_dir = ItemDir(job.output_dir, item.output)
+    assert list(left(item, job)) == [0, 1, 2]
+    plan = item_dir.read_plan()
+    assert plan is not None
+    for number in range(3):
+        do_segment(item_dir, plan, number)
+    theirs = tmp_path / "out/film.mp4"
+    theirs.write_bytes(b"another film")
+    with pytest.raises(CatalogError, match="a file that was not made for it"):
+        publish_if_complete(item_dir, plan)
+    assert theirs.read_bytes() == b"another film"
+    assert "a file that was not made for it" in planned(item, job, "film")
+    theirs.unlink()
+    assert finish(item, job)["status"] == "done"  # of the segments that are there
+
+
+def test_a_run_that_was_killed_at_any_moment_of_publishing_knows_its_own_output(
+    item: Item, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    item_dir = ItemDir(job.output_dir, item.output)
+    with monkeypatch.context() as patched:
+        patched.setattr(ItemDir, "write_outcome", killed)
+        with pytest.raises(KeyboardInterrupt):
+            finish(item, job)
+    assert (item_dir.read_outcome(), (item_dir.output_dir / "film.mp4").exists()) == (None, True)
+    os.utime(item.video, (1, 1))  # it is planned anew
+    assert finish(item, job)["status"] == "done"
+    make_video(Path(item.video), num_frames=24, seed=1)
+    assert list(left(item, job)) == [0, 1, 2]  # its outcome is forgotten, and the output of the old source stands
+    assert item_dir.read_outcome() is None
+    make_video(Path(item.video), num_frames=24, seed=2)
+    assert finish(item, job)["status"] == "done"
+
+
+def killed(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_an_output_that_its_video_had_before_may_be_its_output_again(item: Item, job: Job, tmp_path: Path) -> None:
+    """With a hole it lies in another container than the copy of one without."""
+    video = make_video(tmp_path / "film.webm", num_frames=24, codec="libvpx-vp9")
+    mask = make_black_mask(tmp_path / "black.png")
+    filmed = replace(item, video=str(video))
+    copied = replace(filmed, mask=str(mask), boxes=None)
+    assert finish(filmed, job)["output"] == "film.mkv"
+    assert finish(copied, job)["output"] == "film.webm"
+    assert finish(filmed, job)["output"] == "film.mkv"
 
 
 def test_a_key_of_a_store_has_another_limit() -> None:

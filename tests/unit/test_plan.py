@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 from sttn_ray.catalog.items import Item
-from sttn_ray.catalog.plan import Plan, input_stats, plan_video
+from sttn_ray.catalog.plan import Plan, change_of_inputs, input_stats, plan_video
 from sttn_ray.catalog.publish import (
     publish_if_complete,
 )
@@ -175,3 +176,24 @@ def test_input_stats_see_every_file_of_a_mask_folder(item: Item, tmp_path: Path)
     (folder / "1.png").write_bytes(b"another")
     assert stats(masked) != before
     assert stats(replace(item, mask=None, boxes="1,2,3,4")) != stats(replace(item, mask=None, boxes="1,2,3,5"))
+
+
+def test_what_else_comes_to_lie_in_a_mask_folder_is_no_change(item: Item, tmp_path: Path):
+    """Work files of a run, too, where its output is that folder."""
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    film = Path(item.video).rename(folder / "film.mp4")
+    for number in range(24):
+        shutil.copy(item.mask or "", folder / f"{number}.png")
+    masked = replace(item, video=str(film), mask=str(folder))
+    plan = plan_video(masked, SETTINGS)
+    assert change_of_inputs(plan) is None
+    (folder / "Thumbs.db").write_bytes(b"small pictures")
+    (folder / "day").mkdir()
+    assert change_of_inputs(plan) is None
+    assert plan.inputs == stats(masked)
+    os.utime(folder / "3.png", (1, 1))
+    assert change_of_inputs(plan) == f"{folder}: was replaced while it was worked on; the same command does it anew"
+    assert plan.inputs != stats(masked)
+    (folder / "3.png").unlink()
+    assert change_of_inputs(plan) is not None

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from pipelines import build_shards_run
 from sttn_ray.attempts import MAX_DEATHS, Place
+from sttn_ray.config import load_experiment
 from sttn_ray.corpus import Corpus, Entry, Kind, Source, index_source
-from sttn_ray.errors import PoisonError, StorageError, VideoError
+from sttn_ray.errors import ConfigError, PoisonError, StorageError, VideoError
 from sttn_ray.shards import jobs
 from sttn_ray.shards.jobs import find_source, shards_to_do, write_shard
 from sttn_ray.shards.plan import Range
@@ -113,6 +115,19 @@ def test_what_takes_its_process_with_it_is_not_tried_for_ever(tmp_path: Path, mo
     assert not shards.attempts.exists()
 
 
+def test_a_video_that_another_job_found_replaced_is_not_taken_for_the_one_before(tmp_path: Path):
+    folder = make_images(tmp_path / "v/walk", make_pictures(20))
+    shards, entry, root = ShardsDir(tmp_path / "shards"), Entry("walk", "frames"), str(tmp_path / "v")
+    source = find_source(root, entry, shards, Fraction(24), PLACE)
+    videos = {source.sha256: {"path": "walk", "pixels": 96 * 64}}
+    (row,) = shards_to_do(root, [[Range(source.sha256, 0, 20)]], videos, Corpus([entry], [], Counter()), 0)
+    (folder / "7.png").write_bytes((folder / "8.png").read_bytes())
+    find_source(root, entry, shards, Fraction(24), PLACE)  # the other job
+    with pytest.raises(StorageError, match="walk: was replaced while the job ran; give the same command again"):
+        write_shard(root, shards, row, SETTINGS, 0, PLACE)
+    assert not (tmp_path / "shards" / row["file"]).exists()
+
+
 def test_a_range_that_could_not_be_read_is_tried_again(tmp_path: Path):
     shards, file = ShardsDir(tmp_path / "shards"), "clips/shard-00000.parquet"
     shards.write_done(file, "one", [], [Fault("0" * 64, 3, 9, VideoError("damaged"))])
@@ -128,3 +143,13 @@ def test_what_takes_longest_is_begun_first():
     assert [row["file"].removesuffix(".parquet")[-1] for row in rows] == ["2", "1", "0", "3"]
     assert [row["number"] for row in rows] == [0, 1, 2, 3]
     assert [part["path"] for row in rows for part in row["ranges"]] == ["a.mp4", "b.mp4", "a.mp4", ""]
+
+
+def test_shards_do_not_lie_in_their_corpus_by_whatever_name(tmp_path: Path):
+    (tmp_path / "v").mkdir()
+    (tmp_path / "link").symlink_to("v")
+    root = tmp_path / "v"
+    for folder in (root / "s", tmp_path / "x/../v/s", tmp_path / "link/s"):
+        with pytest.raises(ConfigError, match=r"lies inside corpus\.root="):
+            build_shards_run._check(load_experiment([f"corpus.root={root}", f"shards.dir={folder}"]))
+    build_shards_run._check(load_experiment([f"corpus.root={root}", f"shards.dir={root}/../s"]))

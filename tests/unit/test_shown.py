@@ -27,6 +27,7 @@ WITH_SECRETS = [
     (f"https://example.org/a.mp4?X-Amz-Signature={SECRET}&x=1", "https://example.org/a.mp4?..."),
     (f"https://example.org/a.mp4?sv=2024&sig={SECRET}", "https://example.org/a.mp4?..."),
     (f"https://example.org/#access_token={SECRET}", "https://example.org/#..."),
+    (f"https://example.org/x#{TOKEN}", "https://example.org/x#..."),
     (f"s3://archive/a.mp4?X-Amz-Security-Token={SECRET}&versionId=7", "s3://archive/a.mp4?X-Amz-Security-Token=...&v"),
     (
         f"s3://archive/a.mp4?AWSAccessKeyId=AKIA&Signature={SECRET}",

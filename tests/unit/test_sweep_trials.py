@@ -1,5 +1,6 @@
 """What is known of the trials of a sweep: records, table, and page."""
 
+import shutil
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -54,6 +55,13 @@ def trials() -> list[Trial]:
         trained(3, [16.0, 19.0]),
         new_trial(4, {KEY: 1, WORD: "x"}),
     ]
+
+
+def test_what_someone_else_put_among_the_trials_is_passed_over(tmp_path: Path):
+    write_trial(tmp_path, new_trial(0, {}))
+    for name in ("trial-000-copy", "trial-000 (1)", "old/trial-000"):
+        shutil.copytree(tmp_path / "trials/trial-000", tmp_path / "trials" / name)
+    assert read_trials(tmp_path) == [new_trial(0, {})]
 
 
 def test_when_trials_are_judged():

@@ -84,6 +84,29 @@ def test_sound_is_converted_where_it_is_asked_for(tmp_path: Path, name: str, cod
     assert len(frame_times(output)) == 25
 
 
+def test_sound_that_nobody_can_decode_is_told_as_that(tmp_path: Path) -> None:
+    """Advice to convert it would lead in a circle."""
+    untold = make_spoken(tmp_path / "a.nut", "g726", rate=8000)
+    unknown = make_spoken(tmp_path / "b.avi", "adpcm_ms")
+    data = bytearray(unknown.read_bytes())
+    tag = data.rindex(b"strf") + 8
+    data[tag : tag + 2] = b"\x77\x77"
+    unknown.write_bytes(data)
+    reasons = {
+        untold: "stream 1 audio g726: its header does not tell its channels or its sample rate",
+        unknown: "stream 1 audio unknown: FFmpeg has no decoder for it",
+    }
+    for path, reason in reasons.items():
+        index = index_video(str(path))
+        for sound in ("copy", "flac"):
+            with pytest.raises(VideoError) as raised:
+                choose_container(index, encoder_settings(index), sound=sound)
+            assert str(raised.value) == (
+                f"{path}: its sound fits no container that is written here, and cannot be converted: {reason}; convert "
+                "it, or leave it out, before (ffmpeg -i IN -map 0 -map -0:a -c copy OUT)"
+            )
+
+
 def test_converted_sound_is_told_and_other_sound_is_copied(tmp_path: Path) -> None:
     source = make_spoken(tmp_path / "a.avi", "adpcm_ms")
     item = Item(video=str(source), mask=None, boxes="1,2,3,4", output="a")

@@ -4,6 +4,7 @@ import os
 import pickle
 import resource
 import sys
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -378,3 +379,20 @@ def test_a_key_without_end_is_not_hashed(tmp_path: Path, data: dict[str, Any], s
     else:
         (tmp_path / "evil.pt").write_bytes(evil)
     assert "refused" in refused(tmp_path / "evil.pt")
+
+
+def test_a_key_without_end_is_not_hashed_whatever_way_it_is_hidden(tmp_path: Path) -> None:
+    """Torch takes what begins as a zip for one, the first of two members of a name, and names in capitals."""
+    good, evil = b"\x80\x02}.", b"\x80\x02}" + _doubled() + b"K\x01s."
+    members = {
+        "first.pt": [("a/data.pkl", evil), ("a/data.pkl", good), ("a/version", b"3\n")],
+        "capitals.pt": [("a/DATA.PKL", evil), ("a/version", b"3\n")],
+        "tail.zip": [("a/data.pkl", good), ("a/version", b"3\n")],
+    }
+    for name, files in members.items():
+        with warnings.catch_warnings(action="ignore"), zipfile.ZipFile(tmp_path / name, "w") as target:
+            for member, content in files:
+                target.writestr(member, content)
+    (tmp_path / "legacy.pt").write_bytes(evil + (tmp_path / "tail.zip").read_bytes())
+    for name in ("first.pt", "capitals.pt", "legacy.pt"):
+        assert "refused" in refused(tmp_path / name)
