@@ -15,4 +15,5 @@ Interlaced = Literal["refuse", "deinterlace"]
 OnDamage = Literal["fail", "conceal"]
 Alpha = Literal["refuse", "keep"]
 Sound = Literal["copy", "flac"]
+Purpose = Literal["film", "mask", "corpus"]  # of a video file
 BOX_SYNTAX = "x,y,width,height[@start_s-end_s], joined by ';', in pixels of the upright picture, or with %"

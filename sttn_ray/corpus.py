@@ -207,7 +207,7 @@ def index_source(root: str, entry: Entry, *, frames_fps: Fraction) -> Source:
     if entry.kind == "video":
         path = str(below(root, entry.path))
         # Of a damaged one the ranges that decode are kept, none is concealed.
-        index = index_video(path, interlaced="deinterlace", on_damage="conceal")
+        index = index_video(path, interlaced="deinterlace", on_damage="conceal", purpose="corpus")
         width, height = index.displayed_size
         return Source(
             path=entry.path,

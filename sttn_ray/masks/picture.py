@@ -9,19 +9,21 @@ from PIL import Image
 
 from sttn_ray.errors import MaskError
 from sttn_ray.images import DAMAGE, open_image
+from sttn_ray.masks.advice import Kind, whiten
 
 Mask = NDArray[np.bool_]
 Rgb = NDArray[np.uint8]
 
 LOSSY_FORMATS = {"JPEG", "MPO", "WEBP"}
+_PLAIN_MODES = {"P", "RGB", "RGBA", "PA"}  # of pictures in color that FFmpeg reads as Pillow does
 MAX_OBJECT_ID = 31  # a gray image with no higher value holds object ids, not brightness
 MAX_BLACK = 31  # of the brightest channel
-MAX_NOISE = 63  # that compression leaves on black
+# That compression leaves on black, in spots; measured on noise of 0 to 25 in JPEG and WebP of all qualities, areas of
+# 3x3 pixels differ less from their picture.
+MAX_NOISE, MAX_AREA_NOISE = 63, 12
 MIN_WHITE = 224
 GRAY_TOLERANCE = 8  # between the channels of a gray in a palette
 MIN_SATURATION = 64  # between the channels of a color in a picture
-# All that is not black becomes white; of one picture, of many (%05d.png) and of a film.
-TO_WHITE = "ffmpeg -i IN.png -vf format=rgb24,colorchannelmixer=2:2:2:0:2:2:2:0:2:2:2 OUT.png"
 
 
 class MaskPicture(NamedTuple):
@@ -29,11 +31,14 @@ class MaskPicture(NamedTuple):
 
     Attributes:
         hole: (height, width), True = hole.
-        brightest: of 255, where there is no hole though the picture is not black; else 0.
+        brightest: of 255, where there is no hole though the picture is not black; else 0; above
+            127 where it is transparent everywhere.
+        advice: what to do where it is too dark; else blank.
     """
 
     hole: Mask
     brightest: int
+    advice: str = ""
 
 
 def read_picture(data: bytes, name: str) -> MaskPicture:
@@ -53,23 +58,24 @@ def read_picture(data: bytes, name: str) -> MaskPicture:
         if image.format != "MPO" and num_pictures > 1:
             raise MaskError(f"{name}: holds {num_pictures} pictures; save each as a file of its own in one folder")
         if image.mode.startswith("I") or image.mode == "F":
-            return _by_value(np.asarray(image), name)
+            return _by_value(np.asarray(image), name, "image" if image.mode.startswith("I;16") else "unreadable")
         if image.has_transparency_data:
             alpha = np.asarray(image.convert("RGBA").getchannel("A"))
             if alpha.min() != alpha.max():
-                return _by_brightness(alpha, is_lossy=is_lossy)
+                return read_alpha(alpha, name, "image", is_lossy=is_lossy)
         if image.mode == "P" and _holds_ids(image, name):
             return MaskPicture(np.asarray(image) != 0, 0)
         if image.mode in ("1", "L", "LA"):
-            return read_gray(np.asarray(image.convert("L")), is_lossy=is_lossy)
-        rgb = np.asarray(image.convert("RGB"))
-        gray = np.asarray(image.convert("L"))
+            return read_gray(np.asarray(image.convert("L")), name, "image", is_lossy=is_lossy)
+        color = image.convert("RGB")
+        rgb = np.asarray(color)
+        gray = np.asarray((color if image.mode == "LAB" else image).convert("L"))  # Pillow has no way from LAB to gray
     except DAMAGE as error:
         raise MaskError(f"{name}: the image is damaged ({error})") from error
-    return read_rgb(rgb, gray, name, is_lossy=is_lossy)
+    return read_rgb(rgb, gray, name, "image" if image.mode in _PLAIN_MODES else "unreadable", is_lossy=is_lossy)
 
 
-def read_rgb(rgb: Rgb, gray: NDArray[np.uint8], name: str, *, is_lossy: bool) -> MaskPicture:
+def read_rgb(rgb: Rgb, gray: NDArray[np.uint8], name: str, kind: Kind, *, is_lossy: bool) -> MaskPicture:
     """A picture in colors, (height, width, 3), with its brightness (height, width), as a mask.
 
     Raises:
@@ -77,27 +83,36 @@ def read_rgb(rgb: Rgb, gray: NDArray[np.uint8], name: str, *, is_lossy: bool) ->
     """
     red, green, blue = (np.ascontiguousarray(rgb[..., n]) for n in range(3))
     if np.array_equal(red, green) and np.array_equal(red, blue):
-        return read_gray(gray, is_lossy=is_lossy)
+        return read_gray(gray, name, kind, is_lossy=is_lossy)
     hole = gray > 127
     if lost := _lost_color(rgb, hole):
         raise MaskError(
             f"{name}: is in color, and marks of the color {lost} are too dark to be removed (brightest "
-            f"{int(gray.max())} of 255, where 128 and more is removed); make what is to be removed white and all else "
-            f"black ({TO_WHITE})"
+            f"{int(gray.max())} of 255, where 128 and more is removed); "
+            f"{whiten(rgb.max(2), name, kind, is_lossy=is_lossy)}"
         )
-    high = int(rgb.max())
-    is_black = hole.any() or high <= (MAX_NOISE if is_lossy else 0)
-    return MaskPicture(hole, 0 if is_black else max(1, int(gray.max())))
+    if hole.any() or _is_black(levels := rgb.max(2), is_lossy=is_lossy):
+        return MaskPicture(hole, 0)
+    return MaskPicture(hole, max(1, int(gray.max())), whiten(levels, name, kind, is_lossy=is_lossy))
 
 
-def read_gray(gray: NDArray[np.uint8], *, is_lossy: bool) -> MaskPicture:
+def read_gray(gray: NDArray[np.uint8], name: str, kind: Kind, *, is_lossy: bool) -> MaskPicture:
     """A gray picture, (height, width), as a mask."""
     if not is_lossy and gray.max() <= MAX_OBJECT_ID:
         return MaskPicture(gray > 0, 0)
-    return _by_brightness(gray, is_lossy=is_lossy)
+    if gray.max() > 127 or _is_black(gray, is_lossy=is_lossy):
+        return MaskPicture(gray > 127, 0)
+    return MaskPicture(gray > 127, int(gray.max()), whiten(gray, name, kind, is_lossy=is_lossy))
 
 
-def _by_value(values: NDArray[Any], name: str) -> MaskPicture:
+def read_alpha(alpha: NDArray[np.uint8], name: str, kind: Kind, *, is_lossy: bool) -> MaskPicture:
+    """A picture's transparency, (height, width), as a mask: what is opaque is hole."""
+    if alpha.max() > 127 or _is_black(alpha, is_lossy=is_lossy):
+        return MaskPicture(alpha > 127, 0)
+    return MaskPicture(alpha > 127, int(alpha.max()), whiten(alpha, name, kind, is_lossy=is_lossy, is_alpha=True))
+
+
+def _by_value(values: NDArray[Any], name: str, kind: Kind) -> MaskPicture:
     """Of 16 or 32 bits, or floats: from 0 to 1, or as others count."""
     if values.dtype.kind == "f":
         if not np.isfinite(values).all():
@@ -105,13 +120,20 @@ def _by_value(values: NDArray[Any], name: str) -> MaskPicture:
         values = values.astype(float) * (65535 if values.max() <= 1 else 257)
     high = int(values.max())
     hole = values > (32767 if high > 255 else 0)
-    return MaskPicture(hole, 0 if hole.any() or high <= 0 else max(1, high >> 8))
+    if hole.any() or high <= 0:
+        return MaskPicture(hole, 0)
+    levels = (values.clip(0, 65535).astype(np.uint16) >> 8).astype(np.uint8)
+    return MaskPicture(hole, max(1, high >> 8), whiten(levels, name, kind))
 
 
-def _by_brightness(gray: NDArray[np.uint8], *, is_lossy: bool) -> MaskPicture:
-    high = int(gray.max())
-    is_black = high > 127 or high <= (MAX_NOISE if is_lossy else 0)
-    return MaskPicture(gray > 127, 0 if is_black else high)
+def _is_black(levels: NDArray[np.uint8], *, is_lossy: bool) -> bool:
+    """Whether a picture holds nothing but noise of its compression."""
+    high = int(levels.max())
+    if not is_lossy or not 0 < high <= MAX_NOISE:
+        return high == 0
+    most = float(np.median(levels))
+    areas = cv2.erode((levels > most + MAX_AREA_NOISE).astype(np.uint8), np.ones((3, 3), np.uint8))
+    return most <= MAX_BLACK and not areas.any()
 
 
 def _holds_ids(image: Image.Image, name: str) -> bool:
@@ -128,12 +150,14 @@ def _holds_ids(image: Image.Image, name: str) -> bool:
         is_picture = high[used].min() <= MAX_BLACK and high[used].max() >= MIN_WHITE
         if is_picture or is_gray.all():
             return False
-    black = [n for n in used if n and high[n] <= MAX_BLACK]
-    if black and high[0] > MAX_BLACK:
+    brightness = palette @ np.array([299, 587, 114]) // 1000
+    dark = [n for n in used if n and brightness[n] <= MAX_BLACK]
+    if dark and high[0] > MAX_BLACK:
+        advice = whiten(high[indices].astype(np.uint8), name, "image", limit=int(high[dark].max()))
         raise MaskError(
             f"{name}: its palette does not tell what is to be removed: index 0, where object ids have their "
-            f"background, is the color {_color(palette[0])}, and index {black[0]} is black; save it in black and white "
-            f"({TO_WHITE})"
+            f"background, is the color {_color(palette[0])}, and index {dark[0]} is dark, {_color(palette[dark[0]])}; "
+            f"{advice}"
         )
     return True
 

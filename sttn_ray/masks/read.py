@@ -14,11 +14,12 @@ import numpy as np
 from sttn_ray.errors import MaskError, VideoError
 from sttn_ray.images import IMAGE_SUFFIXES, file_bytes, image_files, image_names, open_image
 from sttn_ray.masks.boxes import Box, draw_boxes, parse_boxes
-from sttn_ray.masks.picture import TO_WHITE, Mask, MaskPicture, read_gray, read_picture, read_rgb
+from sttn_ray.masks.picture import Mask, MaskPicture, read_alpha, read_gray, read_picture, read_rgb
 from sttn_ray.paths import as_path, is_file, is_folder
 from sttn_ray.storage import file_sha256
 from sttn_ray.video.decode import decode_range
 from sttn_ray.video.index import VideoIndex, index_video
+from sttn_ray.video.planar import has_alpha
 
 ASPECT_TOLERANCE = 0.01
 MAX_TINT = 16  # of a chroma sample in a mask video without colors
@@ -106,7 +107,7 @@ def mask_source(path: str, index: VideoIndex | None = None) -> MaskSource:
     if where.suffix.lower() in IMAGE_SUFFIXES:
         return _image_source(path)
     try:
-        video = index_video(path, interlaced="deinterlace")
+        video = index_video(path, interlaced="deinterlace", purpose="mask")
     except VideoError as error:
         with suppress(MaskError):  # an image without its suffix
             return _image_source(path)
@@ -183,19 +184,26 @@ def check_emptiness(source: MaskSource, index: VideoIndex) -> None:
     """
     if source.kind == "boxes":
         return
-    brightest = 0
+    dark = []
     for picture in _pictures(source, 0, index.num_frames):
         if picture.hole.any():
             raise MaskError(
                 f"{source.name}: what is white in it is lost where it is scaled from {source.size} to "
                 f"{index.displayed_size}; make it larger, or give masks of the video's size"
             )
-        brightest = max(brightest, picture.brightest)
-    if brightest:
+        if picture.brightest:
+            dark.append((picture.brightest, picture.advice))
+    # What is bright and no hole is transparent.
+    if faint := [found for found in dark if found[0] <= 127]:
+        # A command that helps for the darkest helps for all.
         raise MaskError(
-            f"{source.name}: is not black, but nowhere white (brightest {brightest} of 255, where 128 and more is "
-            f"removed), so that nothing of {index.path} would be removed; make what is to be removed white and all "
-            f"else black ({TO_WHITE})"
+            f"{source.name}: is not black, but nowhere white (brightest {max(faint)[0]} of 255, where 128 and more is "
+            f"removed), so that nothing of {index.path} would be removed; {min(faint)[1]}"
+        )
+    if dark:
+        raise MaskError(
+            f"{source.name}: is transparent everywhere, so that nothing of {index.path} would be removed, whatever its "
+            "colors; save it without transparency (ffmpeg -i IN -vf format=gray -an -c:v ffv1 OUT.mkv)"
         )
 
 
@@ -248,13 +256,18 @@ def _pictures(source: MaskSource, start: int, stop: int) -> Iterator[MaskPicture
 
 
 def _read_frame(frame: Any, name: str) -> MaskPicture:
-    """A frame of a mask video, whose colors are looked at only where it has some."""
+    """A frame of a mask video: by its transparency, else by its colors, which are looked at only where it has some."""
+    if has_alpha(frame.format.name):  # some frame is not opaque everywhere
+        rgba = frame.to_ndarray(format="rgba")
+        if not rgba[..., 3].any():  # what its colors hold is told where no frame has a hole
+            return MaskPicture(rgba[..., 3] > 0, int(rgba[..., :3].max()))
+        return read_alpha(rgba[..., 3], name, "video", is_lossy=True)
     gray = frame.to_ndarray(format="gray")
     for plane in frame.reformat(format="yuv420p").planes[1:]:
         tints = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]
         if max(int(tints.max()) - 128, 128 - int(tints.min())) > MAX_TINT:
-            return read_rgb(frame.to_ndarray(format="rgb24"), gray, name, is_lossy=True)
-    return read_gray(gray, is_lossy=True)
+            return read_rgb(frame.to_ndarray(format="rgb24"), gray, name, "video", is_lossy=True)
+    return read_gray(gray, name, "video", is_lossy=True)
 
 
 def _drawn_masks(source: MaskSource, index: VideoIndex, start: int, stop: int) -> Iterator[Mask]:

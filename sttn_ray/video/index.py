@@ -11,7 +11,7 @@ import numpy as np
 from av.stream import Disposition
 from numpy.typing import NDArray
 
-from sttn_ray.choices import Alpha, Interlaced, OnDamage
+from sttn_ray.choices import Alpha, Interlaced, OnDamage, Purpose
 from sttn_ray.errors import VideoError
 from sttn_ray.paths import ALL, as_path, is_file, reading
 from sttn_ray.storage import file_sha256
@@ -182,6 +182,7 @@ def index_video(
     interlaced: Interlaced = "refuse",
     on_damage: OnDamage = "fail",
     alpha: Alpha = "refuse",
+    purpose: Purpose = "film",
     faults: list[str] | None = None,
 ) -> VideoIndex:
     """Read a video file's index: all packets are read, the first frames are decoded.
@@ -195,7 +196,8 @@ def index_video(
         interlaced: what is done with an interlaced video.
         on_damage: "conceal" keeps damaged frames, also at the beginning, which `decode_range` then conceals, and what
             there is of a file that ends early.
-        alpha: what is done with a transparent video.
+        alpha: what is done with a transparent film.
+        purpose: of the video, by which errors advise; a mask's transparency is kept, that of a corpus left out.
         faults: is given what is not supported of it, so that it can be told with other faults, in place of an error.
 
     Raises:
@@ -223,7 +225,7 @@ def index_video(
             has_fields = stream.codec_context.field_order in _FIELD_ORDERS
             is_reordered = stream.codec_context.has_b_frames
         if on_damage == "fail":
-            _refuse_damage(path, num_bytes, missing, film.damaged_pts, header["time_base"], header["format"])
+            _refuse_damage(path, num_bytes, missing, film.damaged_pts, header["time_base"], header["format"], purpose)
         first, is_damaged = _decode_first(path, number, on_damage)
         times = find_times(path, number, film, format=header["format"], is_reordered=is_reordered)
     except av.FFmpegError as error:
@@ -236,7 +238,7 @@ def index_video(
     if not decodable:
         raise VideoError(f"{path}: holds no frame that decodes")
     is_interlaced = has_fields or first.interlaced_frame
-    look = look_at(first, path, number, header["color"], alpha=alpha, has_alpha_beside=film.has_alpha)
+    look = look_at(first, path, number, header["color"], alpha=alpha, has_alpha_beside=film.has_alpha, purpose=purpose)
     found = [*look.faults, *(interlaced_faults(first, look.pix_fmt, interlaced) if is_interlaced else ())]
     if faults is not None:
         faults += found
@@ -277,9 +279,17 @@ def _films(container: av.container.InputContainer, path: str) -> list[av.VideoSt
 
 
 def _refuse_damage(
-    path: str, num_bytes: int, missing: int, damaged: Sequence[int | None], time_base: Fraction, format: str
+    path: str,
+    num_bytes: int,
+    missing: int,
+    damaged: Sequence[int | None],
+    time_base: Fraction,
+    format: str,
+    purpose: Purpose,
 ) -> None:
-    advice = "copy it anew from where it came (to inpaint it as it is, inpaint.on_damage=conceal does that)"
+    advice = "copy it anew from where it came"
+    if purpose == "film":
+        advice += " (to inpaint it as it is, inpaint.on_damage=conceal does that)"
     if missing:
         raise VideoError(
             f"{path}: ends early: it has {num_bytes} bytes, its container tells of {num_bytes + missing}; {advice}"

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import av
 import numpy as np
 
-from sttn_ray.choices import Alpha, Interlaced
+from sttn_ray.choices import Alpha, Interlaced, Purpose
 from sttn_ray.errors import VideoError
 from sttn_ray.video.deinterlace import can_deinterlace
 from sttn_ray.video.hdr import read_hdr
@@ -44,7 +44,14 @@ class Look(NamedTuple):
 
 
 def look_at(
-    frame: av.VideoFrame, path: str, stream: int, tags: tuple[int, ...], *, alpha: Alpha, has_alpha_beside: bool
+    frame: av.VideoFrame,
+    path: str,
+    stream: int,
+    tags: tuple[int, ...],
+    *,
+    alpha: Alpha,
+    has_alpha_beside: bool,
+    purpose: Purpose,
 ) -> Look:
     """Look at a film's first frame, and at all of them where they have room for transparency.
 
@@ -52,22 +59,28 @@ def look_at(
         frame: the first one.
         path, stream: of the film.
         tags: of its header, for what a frame leaves open: range, matrix, primaries and transfer.
-        alpha: what is done with transparency.
+        alpha: what is done with a film's transparency; a mask's is kept, that of a corpus left out.
         has_alpha_beside: whether packets carry transparency beside their pictures, which the decoder does not see.
+        purpose: of the video.
     """
     decoded = frame.format.name
     faults = []
     pix_fmt = planar_format(decoded)
-    if pix_fmt is not None and has_alpha(decoded) and _is_opaque(path, stream):
+    if pix_fmt is not None and has_alpha(decoded) and (purpose == "corpus" or _is_opaque(path, stream)):
         pix_fmt = without_alpha(pix_fmt)
     is_transparent = pix_fmt is not None and has_alpha(pix_fmt)
-    if has_alpha_beside:
+    if has_alpha_beside and purpose == "film":
         faults.append(
             "carries transparency (alpha) beside its pictures, which would be lost; encode it anew, without "
             "(ffmpeg -i IN -c:v ffv1 -c:a copy OUT.mkv) or with it (ffmpeg -c:v libvpx-vp9 -i IN -c:v ffv1 -c:a copy "
             "OUT.mkv, and encode.alpha=keep; libvpx for VP8)"
         )
-    elif is_transparent and alpha == "refuse":
+    elif has_alpha_beside and purpose == "mask":
+        faults.append(
+            "carries transparency (alpha) beside its pictures, which is not read here; make a mask of it (ffmpeg -c:v "
+            "libvpx-vp9 -i IN -vf alphaextract -an -c:v ffv1 OUT.mkv; libvpx for VP8)"
+        )
+    elif is_transparent and purpose == "film" and alpha == "refuse":
         faults.append(
             "carries transparency (alpha); to keep it as it is say encode.alpha=keep, or encode the video anew without "
             f"it (ffmpeg -i IN -c:v ffv1 -pix_fmt {_format_without_alpha(pix_fmt or '')} -c:a copy OUT.mkv)"
@@ -91,7 +104,10 @@ def look_at(
         names = {_FRAME_DATA[data.type.name] for data in found if data.type.name in _FRAME_DATA}
         frame_data, hdr = tuple(sorted(names)), read_hdr(frame)
     if matrix is not None and not is_right_angled(matrix):
-        faults.append(f"is shown turned by {frame.rotation} degrees, which is no right angle; {_ENCODE_ANEW}")
+        how = f"is shown turned by {frame.rotation} degrees, which is no right angle"
+        if matrix[0] * matrix[4] == matrix[1] * matrix[3]:
+            how = "its display matrix leaves nothing of the picture"
+        faults.append(f"{how}; {_ENCODE_ANEW}")
     return Look(
         pix_fmt=pix_fmt or decoded,
         decoded_pix_fmt="" if decoded == pix_fmt else decoded,

@@ -8,6 +8,7 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -16,11 +17,12 @@ from PIL import Image
 from sttn_ray.errors import MaskError
 from sttn_ray.images import natural_key
 from sttn_ray.masks.boxes import draw_boxes, parse_boxes
-from sttn_ray.masks.read import MaskSource, boxes_source, check_fit, mask_source, read_masks
+from sttn_ray.masks.read import MaskSource, boxes_source, check_emptiness, check_fit, mask_source, read_masks
 from sttn_ray.video.color import color_format, frame_planes
 from sttn_ray.video.decode import decode_range
 from sttn_ray.video.index import VideoIndex, index_video
 from tests.media import make_video
+from tests.remedies import follow, needs_ffmpeg
 
 HEIGHT, WIDTH, NUM_FRAMES = 64, 96, 30
 
@@ -395,6 +397,57 @@ def test_damaged_mask_video(index: VideoIndex, tmp_path: Path):
     path.write_bytes(data)
     with pytest.raises(MaskError, match=r"mask video .*m\.mp4: damaged"):
         list(read_masks(source, index, 0, NUM_FRAMES))
+
+
+def make_matte(path: Path, alphas: Sequence[NDArray[np.bool_]], *, encoder: str, pix_fmt: str) -> Path:
+    """A white film whose transparency alone is a mask."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(encoder, rate=25, options={"auto-alt-ref": "0"} if "vpx" in encoder else {})
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, pix_fmt
+        for alpha in alphas:
+            pixels = np.full((HEIGHT, WIDTH, 4), 255, np.uint8)
+            pixels[..., 3] = alpha * 255
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgba").reformat(format=pix_fmt)))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("encoder", "pix_fmt"), [("qtrle", "argb"), ("png", "rgba"), ("prores_ks", "yuva444p10le"), ("ffv1", "yuva420p")]
+)
+def test_transparency_of_a_mask_video_counts(index: VideoIndex, tmp_path: Path, encoder: str, pix_fmt: str):
+    marks = [make_mask(n) * (n != 3) for n in range(NUM_FRAMES)]  # one of them empty
+    path = tmp_path / ("m.mkv" if encoder == "ffv1" else "m.mov")
+    for mask, mark in zip(
+        read_all(make_matte(path, marks, encoder=encoder, pix_fmt=pix_fmt), index), marks, strict=True
+    ):
+        assert (mask != mark).mean() < 0.005
+
+
+@needs_ffmpeg
+def test_a_mask_video_that_is_transparent_everywhere(index: VideoIndex, tmp_path: Path):
+    path = make_matte(tmp_path / "m.mov", [0 * make_mask()] * NUM_FRAMES, encoder="qtrle", pix_fmt="argb")
+    with pytest.raises(MaskError, match=r"m\.mov: is transparent everywhere") as raised:
+        check_emptiness(mask_source(str(path)), index)
+    assert all(mask.all() for mask in read_all(follow(str(raised.value), path), index))
+
+
+@needs_ffmpeg
+def test_transparency_beside_a_mask_videos_pictures_can_be_made_a_mask(index: VideoIndex, tmp_path: Path):
+    path = make_matte(tmp_path / "m.webm", [make_mask()] * NUM_FRAMES, encoder="libvpx-vp9", pix_fmt="yuva420p")
+    with pytest.raises(MaskError, match="transparency") as raised:
+        mask_source(str(path))
+    assert "encode." not in str(raised.value)
+    for mask in read_all(follow(str(raised.value), path), index):
+        assert (mask != make_mask()).mean() < 0.02
+
+
+def test_a_mask_video_is_advised_no_setting_that_does_not_reach_it(tmp_path: Path):
+    path = make_video(tmp_path / "m.mkv", num_frames=NUM_FRAMES)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])
+    with pytest.raises(MaskError, match=r"m\.mkv: ends early.*copy it anew") as raised:
+        mask_source(str(path))
+    assert "inpaint." not in str(raised.value)
 
 
 # Fitting

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from sttn_ray.catalog.items import Item
 from sttn_ray.catalog.plan import plan_video
+from sttn_ray.corpus import Entry, index_source, read_pictures
 from sttn_ray.errors import VideoError
 from sttn_ray.video.color import color_format, frame_planes, planes_to_rgb
 from sttn_ray.video.decode import decode_range
 from sttn_ray.video.index import VideoIndex, index_video
-from sttn_ray.video.planar import in_format, planar_format
+from sttn_ray.video.planar import has_alpha, in_format, planar_format
 from tests.media import frame_hash, make_frame, make_texture, make_video
 from tests.plans import SETTINGS
 from tests.remedies import follow
@@ -166,6 +167,17 @@ def test_transparency_is_kept_as_it_is(tmp_path: Path, name: str, encoder: str, 
     assert hashes(index_video(str(output), alpha="keep")) == hashes(index)
 
 
+@pytest.mark.parametrize(("name", "encoder", "pix_fmt"), TRANSPARENT)
+def test_transparency_of_a_training_video_is_left_out(tmp_path: Path, name: str, encoder: str, pix_fmt: str) -> None:
+    make_transparent(tmp_path / name, encoder, pix_fmt)
+    source = index_source(str(tmp_path), Entry(name, "video"), frames_fps=Fraction(25))
+    assert source.num_frames == 6
+    assert source.video is not None
+    assert not has_alpha(source.video.pix_fmt)
+    pictures = list(read_pictures(str(tmp_path), source, 0, 6, width=96, height=64, fit="crop"))
+    assert np.abs(pictures[5] / 255 - make_texture(96, 64)(5)).mean() < 0.1
+
+
 @pytest.mark.parametrize("codec", ["libvpx-vp9", "libvpx"])
 def test_transparency_beside_the_pictures(tmp_path: Path, codec: str) -> None:
     options = {"auto-alt-ref": "0"}  # with them libvpx codes no transparency
@@ -177,6 +189,7 @@ def test_transparency_beside_the_pictures(tmp_path: Path, codec: str) -> None:
         assert index_video(str(follow(str(raised.value), path))).pix_fmt == "yuv420p"
         if codec == "libvpx-vp9":
             assert index_video(str(follow(str(raised.value), path, number=1)), alpha="keep").num_frames == 3
+    assert index_video(str(path), purpose="corpus").num_frames == 3
 
 
 def test_what_is_no_picture_of_samples_is_refused(tmp_path: Path) -> None:

@@ -262,6 +262,16 @@ def test_turned_by_no_right_angle(tmp_path: Path):
         assert index_video(str(follow(str(raised.value), path))).num_frames == 3
 
 
+def test_a_display_matrix_of_nothing(tmp_path: Path):
+    whole = make_video(tmp_path / "whole.mp4", num_frames=3)
+    path = remux(whole, tmp_path / "nothing.mp4", matrix=[0, 0, 0, 0, 0, 0, 0, 0, 1 << 30])
+    with pytest.raises(VideoError, match="its display matrix leaves nothing of the picture") as raised:
+        index_video(str(path))
+    assert "degrees" not in str(raised.value)
+    if shutil.which("ffmpeg"):
+        assert index_video(str(follow(str(raised.value), path))).num_frames == 3
+
+
 @pytest.mark.parametrize("count", [2_000_000, 60_000_000, 10**9])
 def test_a_table_that_claims_more_than_the_file_holds(tmp_path: Path, count: int):
     path = make_video(tmp_path / "a.mp4", num_frames=5)
