@@ -33,6 +33,7 @@ SCHEDULE_VERSION = 4
 INVERTED_SHARE = 0.8
 # In place of boxes: whatever stands still over the whole film.
 AUTO_LOGO = "auto-logo"
+_SIDES = ("left", "top", "right", "bottom")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +183,9 @@ def plan_video(item: Item, settings: Settings) -> Plan:
         notes.append(
             f"not kept: where chroma samples lie ({index.chroma_location}), which {encoder.codec} does not carry"
         )
+    if index.crop:
+        told = ", ".join(f"{n} at the {side}" for n, side in zip(index.crop, _SIDES, strict=True) if n)
+        notes.append(f"not kept: what its container hides of the picture ({told}, in pixels), which players will show")
     if lost := encoder.lost(index.frame_data):
         notes.append(f"not kept: {', '.join(lost)}, which frames carry")
     if films := [s for s in index.others if s.kind == "video" and s.index in container.copied]:

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from sttn_ray.choices import Codec
 from sttn_ray.errors import VideoError
-from sttn_ray.video.chroma import H264_NUMBERS
 from sttn_ray.video.fidelity import MAX_PSNR, deviation, sample_luma, sample_valid
 from sttn_ray.video.frames import copy_frame
+from sttn_ray.video.headers import H264_NUMBERS
 from sttn_ray.video.index import VideoIndex
 from sttn_ray.video.look import CAPTIONS
 from sttn_ray.video.planar import in_format, planar_format

@@ -15,11 +15,11 @@ from sttn_ray.choices import Alpha, Interlaced, OnDamage, Purpose
 from sttn_ray.errors import VideoError
 from sttn_ray.paths import ALL, as_path, is_file, reading
 from sttn_ray.storage import file_sha256
-from sttn_ray.video.chroma import chroma_location
 from sttn_ray.video.claims import refuse_hollow_tables
 from sttn_ray.video.color import ColorFormat, color_format
 from sttn_ray.video.damage import missing_bytes
 from sttn_ray.video.demux import OtherStream, read_packets
+from sttn_ray.video.headers import read_told
 from sttn_ray.video.headless import lacks_header
 from sttn_ray.video.look import interlaced_faults, look_at
 from sttn_ray.video.order import find_times
@@ -32,7 +32,7 @@ T = TypeVar("T", bound=np.generic)
 _PICTURES = ("avif", "avis", "heic", "heix", "heim", "heis", "mif1", "msf1")
 # Of one frame; a header that claims more is not believed.
 MAX_PIXELS = 16384 * 16384
-_LISTS = ("pts", "keyframe_pts", "color", "damaged_pts", "frame_data", "packet_times")
+_LISTS = ("pts", "keyframe_pts", "color", "damaged_pts", "frame_data", "packet_times", "crop")
 # FFmpeg's numbers for a stream whose frames consist of two fields, by the order in which they are coded and shown.
 _FIELD_ORDERS = (2, 3, 4, 5)
 
@@ -67,7 +67,7 @@ class VideoIndex:
         packet_times: of each frame's packet, in ticks, where these do not tell when it is shown; else empty.
         is_by_dts: whether those are decoding times.
         decoded_pix_fmt: the decoder's, where that is another; else blank.
-        chroma_location: from `chroma_location`.
+        chroma_location, crop: from `read_told`.
     """
 
     path: str
@@ -98,6 +98,7 @@ class VideoIndex:
     is_by_dts: bool = False
     decoded_pix_fmt: str = ""
     chroma_location: str = ""
+    crop: tuple[int, ...] = ()
 
     @property
     def num_frames(self) -> int:
@@ -318,7 +319,7 @@ def _read_header(container: av.container.InputContainer, stream: av.VideoStream)
         "color": tuple(
             int(tag) for tag in (context.color_range, context.colorspace, context.color_primaries, context.color_trc)
         ),
-        "chroma_location": chroma_location(stream),
+        **read_told(stream)._asdict(),
     }
 
 

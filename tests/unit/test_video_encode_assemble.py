@@ -1,3 +1,4 @@
+import struct
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -20,6 +21,7 @@ from sttn_ray.video.decode import decode_range
 from sttn_ray.video.encode import EncodedSegment, EncoderSettings, check_encoder, choose_encoder, encode_segment
 from sttn_ray.video.index import VideoIndex, index_video
 from sttn_ray.video.verify import verify_output
+from tests.boxes import box, change_file
 from tests.media import add_captions, audio_packet_hash, frame_hashes, frame_times, make_video, mux_together
 from tests.plans import SETTINGS
 
@@ -544,3 +546,25 @@ def test_where_chroma_samples_lie_is_kept(tmp_path: Path, name: str, how: dict[s
     plan = plan_video(Item(video=str(source), mask=None, boxes="1,2,3,4", output="a"), replace(SETTINGS, codec="ffv1"))
     told = f"not kept: where chroma samples lie ({location}), which ffv1 does not carry"
     assert [note for note in plan.notes if "chroma" in note] == ([told] if location else [])
+
+
+def test_what_a_container_hides_of_the_picture_is_noted(tmp_path: Path) -> None:
+    """QuickTime's clean aperture, and Matroska's crop."""
+    clap = box(b"clap", struct.pack(">8I", 88, 1, 52, 1, 0, 1, 2, 1))
+    mov = make_video(tmp_path / "a.mov", num_frames=5)
+    change_file(mov, b"stsd", lambda old: box(b"stsd", old[:8] + box(old[12:16], old[16:] + clap)))
+    with av.open(mov) as source, av.open(tmp_path / "a.mkv", "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0], opaque=True)
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                target.mux(packet)
+    told = "4 at the left, 8 at the top, 4 at the right, 4 at the bottom"
+    for path in (mov, tmp_path / "a.mkv"):
+        index = index_video(str(path))
+        assert (index.width, index.height, index.crop) == (96, 64, (4, 8, 4, 4))
+        assert VideoIndex.from_dict(index.as_dict()) == index
+        plan = plan_video(Item(video=str(path), mask=None, boxes="1,2,3,4", output="a"), SETTINGS)
+        wanted = f"not kept: what its container hides of the picture ({told}, in pixels), which players will show"
+        assert [note for note in plan.notes if "hides" in note] == [wanted]
+    assert index_video(str(make_video(tmp_path / "whole.mov", num_frames=5))).crop == ()
