@@ -13,7 +13,8 @@ from sttn_ray.video.source import open_video
 
 # Of 16 bits, or of more, of which FLAC keeps 24.
 _SHORT = ("u8", "u8p", "s16", "s16p")
-# Times of compressed sound are rounded; what is farther apart is a gap, in which nothing is heard.
+# Times of compressed sound are rounded; what is farther apart is a gap, in which nothing is heard. Where the times of a
+# recording pass more slowly than its samples, as much of it is left out, lest the sound fall behind the pictures.
 _GAP_S = Fraction(1, 10)
 
 
@@ -75,7 +76,7 @@ def _frames(packets: Iterable[av.Packet], samples: dict[int, "_Samples"]) -> Ite
 
 
 class _Samples:
-    """A track decoded to whole numbers, without gaps."""
+    """A track decoded to whole numbers, without gaps, each sample within about `_GAP_S` of its time."""
 
     def __init__(self, stream: av.audio.stream.AudioStream) -> None:
         self.start_s: Fraction | None = None
@@ -83,6 +84,8 @@ class _Samples:
         self._rate = stream.codec_context.sample_rate
         self._resampler = av.AudioResampler(format=_format(stream), layout=_layout(stream), rate=self._rate)
         self._count = 0
+        self._is_late = False
+        self._excess = 0  # samples that are still to be left out
 
     def read(self, packet: av.Packet | None) -> Iterator[av.AudioFrame]:
         """Frames with pts in samples."""
@@ -90,15 +93,27 @@ class _Samples:
             decoded = self._stream.codec_context.decode(packet)
         except av.InvalidDataError:  # damaged: it is not heard
             return
-        for frame in decoded:
+        for number, frame in enumerate(decoded):
             time_s = None if frame.pts is None or not frame.time_base else frame.pts * frame.time_base
             if self.start_s is None:
                 self.start_s = time_s or Fraction(0)
-            elif time_s is not None and (gap_s := time_s - self._time_s) > _GAP_S:
-                yield self._numbered(_silence(round(gap_s * self._rate), self._resampler))
+            elif time_s is not None:
+                gap_s = time_s - self._time_s
+                if gap_s > _GAP_S:
+                    yield self._numbered(_silence(round(gap_s * self._rate), self._resampler))
+                elif number == 0:  # the packet's other frames may tell its time again
+                    self._leave_out_what_is_late(-gap_s)
             frame.pts = None
             for part in self._resampler.resample(frame):
-                yield self._numbered(part)
+                num_left_out = min(self._excess, part.samples)
+                self._excess -= num_left_out
+                if num_left_out < part.samples:
+                    yield self._numbered(_without_first(num_left_out, part) if num_left_out else part)
+
+    def _leave_out_what_is_late(self, late_s: Fraction) -> None:
+        was_late, self._is_late = self._is_late, late_s > _GAP_S
+        if was_late and self._is_late:  # the time of a single packet may be wrong
+            self._excess = round(late_s * self._rate)
 
     @property
     def _time_s(self) -> Fraction:
@@ -118,6 +133,13 @@ def _silence(num_samples: int, like: av.AudioResampler) -> av.AudioFrame:
     frame = av.AudioFrame.from_ndarray(zeros, format=like.format.name, layout=layout.name)
     frame.sample_rate = like.rate
     return frame
+
+
+def _without_first(num_samples: int, frame: av.AudioFrame) -> av.AudioFrame:
+    values = frame.to_ndarray()[:, num_samples * frame.layout.nb_channels :]
+    rest = av.AudioFrame.from_ndarray(np.ascontiguousarray(values), format=frame.format.name, layout=frame.layout.name)
+    rest.sample_rate = frame.sample_rate
+    return rest
 
 
 def _format(stream: av.audio.stream.AudioStream) -> str:

@@ -1,5 +1,6 @@
 """Sound that no container takes as it is."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -119,19 +120,33 @@ def test_converted_sound_is_told_and_other_sound_is_copied(tmp_path: Path) -> No
 
 def test_a_gap_in_converted_sound_is_silence(tmp_path: Path) -> None:
     source = make_spoken(tmp_path / "whole.wmv", "wmav2", codec="wmv2")
-    path = tmp_path / "a.wmv"
-    with av.open(str(source)) as whole, av.open(str(path), "w") as target:
-        streams = [target.add_stream_from_template(stream) for stream in whole.streams]
-        for packet in whole.demux():
-            if packet.size:
-                if packet.stream_index == 1 and packet.pts > 500:
-                    packet.pts = packet.dts = packet.pts + 2000
-                packet.stream = streams[packet.stream_index]
-                target.mux(packet)
+    path = with_sound_at(source, tmp_path / "a.wmv", lambda pts: pts + 2000 * (pts > 500))
     output = reencode(path, tmp_path / "out", cuts=(0, 12), sound="flac")
     (_, samples), (_, kept) = heard(path), heard(output)
     assert abs(len(kept) - len(samples) - 2 * 44100) < 4000
     assert (np.abs(kept) == 0).sum() >= 2 * 44100 - 4000
+
+
+def test_converted_sound_whose_times_pass_too_slowly_stays_with_its_pictures(tmp_path: Path) -> None:
+    source = make_spoken(tmp_path / "whole.wmv", "wmav2", codec="wmv2")
+    path = with_sound_at(source, tmp_path / "a.wmv", lambda pts: pts * 2 // 3)
+    output = reencode(path, tmp_path / "out", cuts=(0, 12), sound="flac")
+    (_, samples), (_, kept) = heard(path), heard(output)
+    assert abs(len(kept) - len(samples) * 2 / 3) < 0.15 * 44100
+    np.testing.assert_array_equal(kept[-500:], samples[-500:])
+
+
+def with_sound_at(source: Path, path: Path, when: Callable[[int], int]) -> Path:
+    """A copy of a film whose sound's packets have other times, in ticks."""
+    with av.open(str(source)) as whole, av.open(str(path), "w") as target:
+        streams = [target.add_stream_from_template(stream) for stream in whole.streams]
+        for packet in whole.demux():
+            if packet.size:
+                if packet.stream_index == 1:
+                    packet.pts = packet.dts = when(packet.pts)
+                packet.stream = streams[packet.stream_index]
+                target.mux(packet)
+    return path
 
 
 def test_all_that_speaks_against_a_file_is_told_at_once(tmp_path: Path) -> None:
