@@ -81,10 +81,17 @@ def load_generator(path: Path | str, *, mask_keys: bool | None = None) -> Genera
                 f"{path}: checkpoint format {quoted(data['format_version'])}, this version reads "
                 f"{FORMAT_VERSION}; use the sttn-ray that wrote it"
             )
-        state, config = data.get(AVERAGE, data.get("generator")), _own_config(path, data.get("model"))
+        key = AVERAGE if AVERAGE in data else "generator"
+        state, config = data.get(key), _own_config(path, data.get("model"))
     else:
-        state = data.get("netG")
+        key = "netG"
+        state = data.get(key)
         config = _published_config(state) if isinstance(state, dict) else PRESETS["sttn"]
+    if key in data and not isinstance(state, dict):
+        raise CheckpointError(
+            f"{path}: no generator in this checkpoint: {key!r} holds {type(state).__name__}, expected a dictionary of "
+            f"names and tensors; {_SAVE_ADVICE}"
+        )
     if not isinstance(state, dict):
         raise CheckpointError(
             f"{path}: no generator in this checkpoint: found the keys {', '.join(map(quoted, [*data][:8]))}, "
@@ -154,9 +161,9 @@ def quoted(value: Any) -> str:
 
 
 def _told(error: Exception) -> str:
-    """The first line of what torch says, but for its advice to read a file unsafely."""
+    """The first line of what torch says, but for its advice to read a file unsafely, and for the bytes of a text."""
     line = str(error).partition("\n")[0] or type(error).__name__
-    return "" if "weights_only" in line else f" ({shown(line)[:200]})"
+    return "" if "weights_only" in line or not re.search("[A-Za-z]", line) else f" ({shown(line)[:200]})"
 
 
 def _check_zip(path: Path | str) -> None:

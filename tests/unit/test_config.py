@@ -258,7 +258,9 @@ def test_value_faults(word: str, fault: str):
         ("encode:\n  crf: 3: 4\n", "cannot be read as YAML"),
         ("run: {dir: " + "[" * 5000 + "]" * 5000 + "}\n", "cannot be read as YAML: line 1 is nested more than 20 deep"),
         ("- " * 5000 + "a\n", "cannot be read as YAML: line 1 is nested more than 20 deep"),
-        (f"run: {{seed: {'9' * 5000}}}\n", "cannot be read as YAML: Exceeds the limit"),
+        (f"run: {{seed: {'9' * 5000}}}\n", "cannot be read as YAML: line 1 holds an integer of more than 100 digits"),
+        ("run:\n  seed: 1\n  dir: a\n  seed: 2\n", "cannot be read as YAML: seed is given 2 times, in lines 2, 4"),
+        ("run: {seed: 1}\nencode: {crf: 1}\nrun: {dir: a}\n", "cannot be read as YAML: run is given 2 times"),
         ("run: {dir: 2020-99-99}\n", "cannot be read as YAML: month must be in 1..12"),
         ("run: {dir: !!bool maybe}\n", "cannot be read as YAML: 'maybe'"),
         ("run: {dir: !!timestamp soon}\n", "cannot be read as YAML"),
@@ -292,6 +294,12 @@ def test_keys_that_are_no_words(tmp_path: Path, key: str):
 def test_aliases_that_do_not(tmp_path: Path):
     path = write(tmp_path / "a.yaml", "run: &a {seed: 3}\nencode: {crf: &b 20, threads: *b}\nstorage: {}\n")
     assert load_experiment([path]).encode.threads == 20
+
+
+def test_a_merged_key_may_be_given_another_value(tmp_path: Path):
+    path = write(tmp_path / "a.yaml", "run: &a {seed: 3}\ntune: {<<: *a, seed: 4}\n")
+    (fault,) = faults(path)
+    assert fault.startswith("tune.seed: no such setting")
 
 
 def test_values_that_are_wrong_are_not_said_in_full():

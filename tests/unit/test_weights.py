@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import resource
 import sys
 import zipfile
@@ -17,7 +18,7 @@ from torch import Tensor
 from sttn_ray.errors import CheckpointError
 from sttn_ray.model import weights
 from sttn_ray.model.generator import PRESETS, Generator, GeneratorConfig
-from sttn_ray.model.weights import load_discriminator, load_generator, save_generator
+from sttn_ray.model.weights import AVERAGE, load_discriminator, load_generator, save_generator
 
 TINY = GeneratorConfig(channels=16, num_blocks=1, width=48, height=48, grids=(1, 3), mask_keys=True)
 
@@ -110,6 +111,7 @@ def test_refuses_text(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     message = refused(path)
     assert "cannot be read as a checkpoint" in message or "not a checkpoint" in message
+    assert not re.search(r"\(\d+\)", message)  # the byte at which torch stopped
 
 
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.999])
@@ -209,6 +211,14 @@ def test_refuses_other_contents(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "other.pth")
     message = refused(tmp_path / "other.pth")
     assert "no generator in this checkpoint" in message or "expected a dictionary" in message
+
+
+@pytest.mark.parametrize("key", ["netG", "generator", AVERAGE])
+def test_a_generator_that_is_no_table_of_weights_is_told_as_that(
+    tmp_path: Path, data: dict[str, Any], key: str
+) -> None:
+    torch.save({"netG": []} if key == "netG" else {**data, key: []}, tmp_path / "odd.pth")
+    assert f"'{key}' holds list, expected a dictionary of names and tensors" in refused(tmp_path / "odd.pth")
 
 
 def test_discriminator_is_asked_for_by_its_key(tmp_path: Path, generator: Generator) -> None:
