@@ -80,7 +80,9 @@ def _refuse_twins(keys: list[yaml.Node]) -> None:
     names = [(key.tag, key.value) for key in keys if isinstance(key, yaml.ScalarNode)]
     if twins := [name for name, count in Counter(names).items() if count > 1]:
         lines = [str(_line(key)) for key in keys if (key.tag, key.value) == twins[0]]
-        raise ValueError(f"{_shortened(twins[0][1])} is given {len(lines)} times, in lines {', '.join(lines[:8])}; keep one")
+        raise ValueError(
+            f"{_shortened(twins[0][1])} is given {len(lines)} times, in lines {', '.join(lines[:8])}; keep one"
+        )
 
 
 def _line(node: yaml.Node) -> int:
