@@ -15,6 +15,8 @@ from sttn_ray.rows import read_rows
 
 MANIFEST = "manifest.parquet"
 _OURS = ("_sttn", MANIFEST)
+# Of the containers that are written; a copy of a video without a hole keeps its own.
+OUTPUT_SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv"}
 COLUMNS = {"video", "mask", "boxes", "output"}
 _VIDEO_SUFFIX = re.compile(
     r"\.(3gp|avi|flv|m2ts|m4v|mkv|mov|mp4|mpeg|mpg|mts|mxf|nut|ogv|ts|vob|webm|wmv|y4m)", re.IGNORECASE
@@ -99,12 +101,17 @@ def refuse_overwriting(
     usable = [item for item in items if item.fault is None]
     paths = [p for i in usable for p in (i.video, i.mask) if p]
     # A link by its own name, and by what it leads to.
-    inputs = {os.path.splitext(found)[0]: p for p in paths for found in (_placed(p), _real(p))}
+    inputs: dict[str, dict[str, str]] = {}
+    for path in paths:
+        for found in (_placed(path), _real(path)):
+            stem, suffix = os.path.splitext(found)
+            inputs.setdefault(stem, {})[suffix.lower()] = path
     targets = [_placed(f"{output_dir.rstrip('/')}/{item.output}") for item in usable]
     faults = [
-        f"{inputs[target]}: would be overwritten by an output; choose another inpaint.output"
-        for target in targets
-        if target in inputs
+        f"{path}: would be overwritten by an output; choose another inpaint.output"
+        for target, item in zip(targets, usable, strict=True)
+        for suffix, path in inputs.get(target, {}).items()
+        if suffix in {*OUTPUT_SUFFIXES, PurePosixPath(item.video).suffix.lower()}
     ]
     # Of these it could only be a copy of a video without a hole, in its own container.
     others = {found: path for path in (catalog, checkpoint) if path for found in (_placed(path), _real(path))}

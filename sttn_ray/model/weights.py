@@ -89,8 +89,8 @@ def load_generator(path: Path | str, *, mask_keys: bool | None = None) -> Genera
         config = _published_config(state) if isinstance(state, dict) else PRESETS["sttn"]
     if key in data and not isinstance(state, dict):
         raise CheckpointError(
-            f"{path}: no generator in this checkpoint: {key!r} holds {type(state).__name__}, expected a dictionary of names "
-            f"and tensors; {_SAVE_ADVICE}"
+            f"{path}: no generator in this checkpoint: {key!r} holds {type(state).__name__}, expected a dictionary of "
+            f"names and tensors; {_SAVE_ADVICE}"
         )
     if not isinstance(state, dict):
         raise CheckpointError(

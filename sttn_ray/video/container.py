@@ -74,6 +74,13 @@ def choose_container(index: VideoIndex, settings: EncoderSettings, *, sound: Sou
         )
 
 
+def _differ_in_milliseconds(index: VideoIndex) -> bool:
+    """Whether Matroska, which counts these, has a time for each frame."""
+    # In integers, as FFmpeg rounds: films have hundreds of thousands of frames.
+    ticks, second = (index.time_base * 1000).as_integer_ratio()
+    return len({(2 * pts * ticks + second) // (2 * second) for pts in index.pts}) == index.num_frames
+
+
 def _first_that_takes(trial: "_Trial", streams: Sequence[OtherStream]) -> str | None:
     return next((suffix for suffix in trial.suffixes if not trial.refusal(suffix, streams)), None)
 
@@ -91,9 +98,13 @@ class _Trial:
         own = Path(index.path).suffix.lower()
         # WebM takes neither H.264 nor FFV1; its streams belong in Matroska, of which it is a part.
         first = [own] if own in _MUXERS else [".mkv"] if own == ".webm" else [".mp4"]
-        suffixes = dict.fromkeys([*first, ".mkv", ".mov"])
         # FFmpeg writes FFV1 to mp4 and mkv only.
-        self.suffixes = [s for s in suffixes if not (_MUXERS[s] == "mov" and settings.encoder == "ffv1")]
+        refused = {"mov"} if settings.encoder == "ffv1" else set()
+        suffixes = dict.fromkeys([*first, ".mkv", ".mov"])
+        if not _differ_in_milliseconds(index):
+            refused.add("matroska")
+            suffixes = dict.fromkeys([*first, ".mp4", ".mov"])
+        self.suffixes = [s for s in suffixes if _MUXERS[s] not in refused]
         self._index = replace(index, pts=index.pts[:1], packet_times=())
         self._starts_s = {stream.index: stream.start_s for stream in index.others}
         self._folder = folder

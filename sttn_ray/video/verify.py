@@ -92,6 +92,11 @@ def _check_pictures(path: Path, segments: Sequence[Path], index: VideoIndex, con
                 f"{index.path}: frame {number} of the output is at {float(pts * tick):.6f} s, in the source at "
                 f"{float(time):.6f} s"
             )
+        # A player would show one of them alone.
+        if number and pts == found[number - 1]:
+            raise VideoError(
+                f"{index.path}: frames {number - 1} and {number} of the output are both at {float(pts * tick):.6f} s"
+            )
     for segment in segments:
         with av.open(str(segment)) as pictures:
             for packet in pictures.demux(video=0):

@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sttn_ray.catalog.items import Item, _named, read_catalog, refuse_overwriting, single_item
+from sttn_ray.catalog.items import OUTPUT_SUFFIXES, Item, _named, read_catalog, refuse_overwriting, single_item
 from sttn_ray.errors import CatalogError, ConfigError
 from sttn_ray.paths import absolute
+from sttn_ray.video.container import _MUXERS
 
 
 def write_catalog(path: Path, rows: list[dict[str, Any]]) -> str:
@@ -89,6 +90,20 @@ def test_an_output_never_takes_the_place_of_its_source(tmp_path: Path):
     for folder in (tmp_path, tmp_path / "masks"):
         with pytest.raises(ConfigError, match="would be overwritten by an output"):
             refuse_overwriting([item], str(folder))
+
+
+def test_an_output_takes_the_place_of_files_of_its_suffix_alone(tmp_path: Path):
+    rows = [{"video": "raw/film.mp4", "mask": f"videos/film{suffix}", "output": "film"} for suffix in (".png", "")]
+    rows.append({"video": "raw/other.avi", "mask": "videos/film.avi", "output": "third"})
+    refuse_overwriting(_named(rows, str(tmp_path)), str(tmp_path / "videos"))
+    for video, mask in (("film.mp4", "film.MKV"), ("film.avi", "film.avi")):  # encoded, and copied as it is
+        items = _named([{"video": f"raw/{video}", "mask": f"videos/{mask}", "output": "film"}], str(tmp_path))
+        with pytest.raises(ConfigError, match=f"{mask}: would be overwritten by an output"):
+            refuse_overwriting(items, str(tmp_path / "videos"))
+
+
+def test_the_suffixes_of_outputs_are_those_of_containers():
+    assert set(_MUXERS) == OUTPUT_SUFFIXES
 
 
 def test_an_output_never_takes_the_place_of_what_a_link_leads_to(tmp_path: Path):

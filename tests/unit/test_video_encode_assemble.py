@@ -414,6 +414,28 @@ def test_verification_finds_a_moved_frame(joined: tuple[VideoIndex, Container, P
         verify_output(output, segments_of(output), moved, container)
 
 
+def test_frames_that_matroska_would_show_at_one_time_go_elsewhere(tmp_path: Path):
+    how = {"codec": "prores_ks", "pix_fmt": "yuv422p10le", "rate": 2000}
+    source = make_video(tmp_path / "fast.mov", num_frames=8, **how)
+    output = reencode(source, tmp_path / "out", codec="ffv1", cuts=(0, 3))
+    assert output.suffix == ".mp4"
+    assert frame_times(output) == frame_times(source)
+    # As slow as Matroska can tell, at times between its own.
+    pts = [2 * n + 1 for n in range(8)]
+    slower = make_video(tmp_path / "slower.mov", num_frames=8, **{**how, "time_base": Fraction(1, 2000), "pts": pts})
+    assert reencode(slower, tmp_path / "out", codec="ffv1", cuts=(0, 3)).suffix == ".mkv"
+
+
+def test_verification_finds_frames_at_one_time(tmp_path: Path):
+    index = index_video(str(make_video(tmp_path / "fast.mp4", num_frames=8, rate=2000)))
+    settings = encoder_settings(index)
+    segments, _ = encode_all(index, settings, tmp_path, (0, 4))
+    container = Container(suffix=".mkv", muxer="matroska", copied=())
+    join_segments(tmp_path / "output.mkv", segments, (0, 4), index, container)
+    with pytest.raises(VideoError, match=r"frames 1 and 2 of the output are both at 0\.001000 s"):
+        verify_output(tmp_path / "output.mkv", segments, index, container)
+
+
 def test_verification_finds_other_sound(joined: tuple[VideoIndex, Container, Path], tmp_path: Path):
     index, container, output = joined
     other = make_video(tmp_path / "other.mp4", num_frames=30, audio="libmp3lame")
