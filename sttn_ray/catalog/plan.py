@@ -29,7 +29,7 @@ from sttn_ray.video.encode import EncoderSettings, choose_encoder
 from sttn_ray.video.index import VideoIndex, index_video
 
 # To be raised when masks, completion or compositing give other results for the same settings.
-SCHEDULE_VERSION = 4
+SCHEDULE_VERSION = 5
 INVERTED_SHARE = 0.8
 # In place of boxes: whatever stands still over the whole film.
 AUTO_LOGO = "auto-logo"
