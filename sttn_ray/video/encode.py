@@ -279,7 +279,9 @@ def _write(
     path: Path, frames: Iterable[av.VideoFrame], pts: tuple[int, ...], index: VideoIndex, settings: EncoderSettings
 ) -> None:
     tick = tick_of(index.time_base)
-    options = {"fflags": "+bitexact", "video_track_timescale": str(tick.denominator)}
+    # Of FFmpeg's milliseconds, in which mp4 counts a file's length, short frames at the end would be cut off.
+    timescale = str(tick.denominator)
+    options = {"fflags": "+bitexact", "video_track_timescale": timescale, "movie_timescale": timescale}
     with av.open(str(path), "w", format="mp4", options=options) as container:
         stream = container.add_stream(settings.encoder, rate=_encoder_rate(index), options=settings._options)
         assert isinstance(stream, av.VideoStream)

@@ -426,6 +426,12 @@ def test_frames_that_matroska_would_show_at_one_time_go_elsewhere(tmp_path: Path
     assert reencode(slower, tmp_path / "out", codec="ffv1", cuts=(0, 3)).suffix == ".mkv"
 
 
+def test_a_segment_keeps_a_last_frame_shorter_than_a_millisecond(tmp_path: Path):
+    index = index_video(str(make_video(tmp_path / "fast.mp4", num_frames=7, rate=2000)))
+    _, (encoded,) = encode_all(index, encoder_settings(index), tmp_path, (0,))
+    assert encoded.num_frames == 7
+
+
 def test_verification_finds_frames_at_one_time(tmp_path: Path):
     index = index_video(str(make_video(tmp_path / "fast.mp4", num_frames=8, rate=2000)))
     settings = encoder_settings(index)
