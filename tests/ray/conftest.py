@@ -8,7 +8,6 @@ import pytest
 import ray
 
 from pipelines import progress
-from sttn_ray import alone
 from sttn_ray.model.generator import Generator, GeneratorConfig
 from sttn_ray.model.weights import save_generator
 from tests.processes import STALLED_S
@@ -18,8 +17,7 @@ NUM_CPUS = 4
 
 def start_ray(num_cpus: int = NUM_CPUS, num_gpus: int = 0) -> None:
     """Start a Ray that this process is connected to."""
-    with alone.started_lean(has_dashboard=False):
-        ray.init(address="local", num_cpus=num_cpus, num_gpus=num_gpus, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=num_cpus, num_gpus=num_gpus, include_dashboard=False, log_to_driver=False)
 
 
 def ray_address() -> dict[str, str]:
