@@ -25,9 +25,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Say what stays together in one process, where several run the tests.
 
-    Tests on Ray share one, and one process takes them in their order; those of shards and trainings, as long as all
-    others together, share another. Elsewhere each file stays whole. Those two begin first: they take longest, however
-    few tests they are.
+    Tests on Ray share one in each process, and of three groups each stays in one: shards and trainings, inpainting, and
+    all others. They begin first, since they take longest, however few tests they are. Elsewhere each file stays whole.
     """
     from xdist.scheduler import LoadScopeScheduling
 
@@ -36,7 +35,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             path = Path(nodeid.partition("::")[0])
-            return "training" if path.name in OF_TRAINING else "ray" if path.parent.name in ON_RAY else str(path)
+            if path.parent.name not in ON_RAY:
+                return str(path)
+            is_inpainting = path.name.startswith("test_inpaint")
+            return "training" if path.name in OF_TRAINING else "inpainting" if is_inpainting else "ray"
 
     return Scheduling(config, log)
 

@@ -105,6 +105,7 @@ def test_a_catalog_is_done_and_what_is_bad_is_a_row(
     assert (tmp_path / "out/films/sound.mp4").stat().st_mtime_ns == times[tmp_path / "out/films/sound.mp4"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_a_video_can_be_seen_long_before_the_job_ends(tmp_path: Path, checkpoint: Path) -> None:
     make_video(tmp_path / "short.mp4", num_frames=12)
@@ -184,6 +185,7 @@ def test_a_wrong_request_exits_with_2_and_all_faults() -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_killed_driver_and_killed_process_give_the_same_bytes(tmp_path: Path, checkpoint: Path) -> None:
     make_video(tmp_path / "film.mp4", num_frames=150, audio=True)

@@ -85,6 +85,7 @@ def statuses(output: Path) -> dict[str, str]:
     return {Path(row["video"]).stem: row["status"] for row in rows}
 
 
+@pytest.mark.slow
 def test_a_sick_node_is_named_and_gets_no_more_work_and_all_is_done(
     two_nodes: tuple[str, str],
     sickness: Sickness,

@@ -139,6 +139,7 @@ def test_shards_in_a_store_are_read_and_verified(expected: Path, corpus: tuple[P
     assert build_shards.main(["--verify", bucket]) == 1
 
 
+@pytest.mark.slow
 def test_faults_of_the_store_never_make_a_wrong_shard(
     expected: Path, corpus: tuple[Path, str], store: str, bucket: str
 ):

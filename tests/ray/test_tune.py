@@ -49,6 +49,7 @@ def reports(trial: Trial) -> list[tuple[int, int, float]]:
     return [(report["generation"], report["step"], report["objective"]) for report in trial["reports"]]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_a_trial_that_fails_is_a_row_and_the_others_go_on(training_shards: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "sweep"
