@@ -47,11 +47,14 @@ def find_times(path: str, stream: int, film: Film, *, format: str, is_reordered:
     Raises:
         VideoError: there is no telling.
     """
-    pts = film.shown_pts()
+    pts, dts = film.shown_pts(), film.coded_dts()
+    if pts != dts and dts is not None and format in _DECODING_TIMES_ONLY and not is_reordered:
+        # FFmpeg guesses that H.264 is shown a frame later than it is decoded, which the sound knows nothing of.
+        return Times(tuple(dts), tuple(film.keyframe_dts), tuple(dts), is_by_dts=True)
     if pts is not None and not (is_reordered and (format in _DECODING_TIMES_ONLY or not _rises(path, stream))):
         return Times(tuple(pts), tuple(film.keyframe_pts))
-    is_by_dts = film.coded_dts() is not None and (pts is None or format in _DECODING_TIMES_ONLY)
-    told, delay = _decoded_times(path, stream, film.coded_dts() if is_by_dts else None)
+    is_by_dts = dts is not None and (pts is None or format in _DECODING_TIMES_ONLY)
+    told, delay = _decoded_times(path, stream, dts if is_by_dts else None)
     given = [time for time in told if time is not None]
     if len(set(given)) != len(told):
         raise VideoError(

@@ -43,6 +43,14 @@ def test_a_fragment_that_claims_samples_which_are_not_there(tmp_path: Path, copi
     assert "claims 80000000 samples of " in refused(path)
 
 
+@pytest.mark.parametrize("kind", [b"fr-e", b"\xa9xyz", b"jP  ", bytes(4)])
+def test_a_box_that_nobody_knows_in_front_hides_nothing(tmp_path: Path, kind: bytes) -> None:
+    path = make_fragmented(tmp_path / "a.mp4")
+    change_file(path, b"trun", lambda _: claims_samples(80_000_000))
+    path.write_bytes(box(kind, b"") + path.read_bytes())
+    assert "claims 80000000 samples of " in refused(path)
+
+
 def test_the_default_size_of_a_fragments_samples_is_believed_as_far_as_the_file_goes(tmp_path: Path) -> None:
     path = make_fragmented(tmp_path / "a.mp4")
     head = struct.pack(">III", 0x020010, 1, 5)
