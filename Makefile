@@ -30,7 +30,7 @@ demo: $(INSTALLED) ## make a small corpus and show every step on it, in minutes
 	$(BIN)/python -m pipelines.demo
 
 # In three processes: tests on Ray often wait.
-test: $(INSTALLED) ## run the tests, but the slow ones, in 16 minutes on two cores
+test: $(INSTALLED) ## run the tests, but the slow ones, in 19 minutes on two cores
 	$(BIN)/python -m pytest -n 3
 
 test-slow: $(INSTALLED) ## run the tests that take over a minute each

@@ -76,7 +76,7 @@ def _start(folder: Path, address: str, output: str) -> subprocess.Popen[bytes]:
 
 
 def _outputs(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.glob("*.mp4")}
+    return {path.name: path.read_bytes() for path in folder.glob("clips/*.mp4")}
 
 
 if __name__ == "__main__":

@@ -337,7 +337,9 @@ def test_a_corpus_at_another_place_gives_the_same_bytes(built: Built, tmp_path: 
 BUILD_ON_ONE_CPU = """
 import sys, ray
 from pipelines import build_shards
-ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+from sttn_ray.alone import started_lean
+with started_lean(has_dashboard=False):
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
 sys.exit(build_shards.main(sys.argv[1:]))
 """
 
@@ -346,6 +348,7 @@ def test_one_worker_gives_the_same_bytes_as_several(built: Built, tmp_path: Path
     assert ray.cluster_resources()["CPU"] == NUM_CPUS  # that `built` was built on
     alone = start_command([sys.executable, "-c", BUILD_ON_ONE_CPU, *words_for(built.root, tmp_path / "b")])
     assert alone.finish(tmp_path / "b") == 1, alone.said()
+    assert "shards" in alone.said(), alone.said()
     assert contents(tmp_path / "b") == contents(built.folder)
     assert (tmp_path / "b/videos.parquet").read_bytes() == (built.folder / "videos.parquet").read_bytes()
 
