@@ -202,9 +202,8 @@ def walk(root: str) -> Iterator[tuple[str, str]]:
 def _walk_folder(root: str) -> Iterator[tuple[str, str]]:
     if not Path(root).is_dir():
         raise FileNotFoundError(root)
-    chains: dict[str, tuple[str, ...]] = {
-        root: (os.path.realpath(root),)
-    }  # the real folders above each that is to be walked, and its own
+    # Of each folder that is to be walked: the real folders above it, and its own.
+    chains: dict[str, tuple[str, ...]] = {root: (os.path.realpath(root),)}
 
     def fail(error: OSError) -> None:
         """Its files would else be missing without a word."""

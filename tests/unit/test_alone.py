@@ -1,13 +1,17 @@
 """Where a Ray of one machine keeps its files and its token."""
 
 import os
+import re
 import stat
 import tempfile
 from pathlib import Path
 
 import pytest
 
+from sttn_ray import cluster
 from sttn_ray.alone import close_token, ray_folder
+from sttn_ray.errors import ConfigError
+from tests.store import free_port
 
 
 @pytest.fixture(autouse=True)
@@ -86,3 +90,12 @@ def test_a_folder_too_deep_for_sockets_is_not_taken(tmp_path: Path, monkeypatch:
     short = tempfile.mkdtemp(dir="/tmp")
     monkeypatch.setenv("RAY_TMPDIR", short)
     assert ray_folder() == f"{short}/sttn-ray-{os.getuid()}/ray"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
+def test_a_cluster_where_nobody_listens_is_told_at_once(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray by itself looks for it for minutes."""
+    address = f"{host}:{free_port()}"
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(ConfigError, match=re.escape(f"RAY_ADDRESS={address}: no Ray cluster answers there")):
+        cluster.connect()
